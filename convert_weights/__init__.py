@@ -1,0 +1,1 @@
+"""PyTorch checkpoints to Flax priors and back, on the command line: `python -m convert_weights --help`."""

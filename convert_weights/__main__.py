@@ -1,0 +1,35 @@
+"""Run `python -m convert_weights`: exit code 0, 2 after one sentence about bad input, 130 after Ctrl-C."""
+
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one subcommand, and return the exit code."""
+    command = None
+    try:
+        # Importing JAX takes seconds, in which Ctrl-C should not end in a traceback either.
+        import tyro
+
+        from convert_weights.commands import Command
+
+        command = tyro.cli(
+            Command,
+            prog="python -m convert_weights",
+            args=arguments,
+            description="PyTorch checkpoints to priors of jaxdiff, and back.",
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
+        command.run()
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        how_to_go_on = "nothing was done" if command is None else command.interrupted
+        print(f"stopped: {how_to_go_on}", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""One script per table or figure, run as `python -m experiments.NAME`."""

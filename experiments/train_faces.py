@@ -1,0 +1,224 @@
+"""Trains a small prior, on drawn faces or on a folder of images.
+
+    python -m experiments.train_faces
+    python -m experiments.train_faces --data PHOTOS --size 64 --out runs/photos
+
+Writes into the run's folder: `checkpoints/` (a killed run goes on from the last one when the same command is given
+again), `loss.csv`, `samples_STEP.png` (unconditional samples above training images), and `prior/`, which
+`jaxdiff.load_prior` reads. On several devices the batch is split between them.
+"""
+
+import csv
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import tyro
+from flax import nnx
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from experiments.errors import UserError, exit_on_user_error
+from jaxdiff.checkpoint import PriorConfig, parameters, save_prior
+from jaxdiff.denoiser import Target, Variance
+from jaxdiff.faces import draw
+from jaxdiff.images import grid, read_image, write_image
+from jaxdiff.samplers.ddpm import DDPM
+from jaxdiff.sampling import sample_many
+from jaxdiff.schedule import time_grid
+from jaxdiff.train import TrainState, make_optimizer, make_train_step
+from jaxdiff.unet import UNet, UNetConfig
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of a training run."""
+
+    out: Path = Path("runs/faces-32")
+    """Folder of the run; an unfinished run in it is continued."""
+    data: Path | None = None
+    """Folder of images to train on, instead of drawn faces; each is cropped to a square and resized."""
+    size: int = 32
+    """Height and width of the images, in pixels."""
+    steps: int = 10_000
+    """Optimiser steps of the whole run."""
+    batch_size: int = 32
+    """Images per step, over all devices."""
+    channels: int = 32
+    """Width of the network's first level."""
+    channel_mult: tuple[int, ...] = (1, 2, 2)
+    """Width of each level, as a multiple of `channels`."""
+    num_res_blocks: int = 1
+    """Residual blocks per level."""
+    attention_resolutions: tuple[int, ...] = (8,)
+    """Resolutions, in pixels, with self-attention."""
+    norm_groups: int = 8
+    """Groups of every group norm."""
+    target: Target = "v"
+    """What the network predicts."""
+    variance: Variance = "fixed_small"
+    """`learned_range` learns the variance too (hybrid loss)."""
+    learning_rate: float = 5e-4
+    """Rate of AdamW before its decay."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of convolutions and matrix products; bfloat16 pays on GPUs and TPUs, never on CPUs."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints."""
+    sample_every: int = 1000
+    """Steps between sample grids."""
+    sample_steps: int = 250
+    """Diffusion steps of the sample grids."""
+    seed: int = 0
+    """Seed of weights, data and noise."""
+
+    @property
+    def network(self) -> UNetConfig:
+        """The architecture."""
+        return UNetConfig(
+            image_size=self.size,
+            channels=self.channels,
+            channel_mult=self.channel_mult,
+            num_res_blocks=self.num_res_blocks,
+            attention_resolutions=self.attention_resolutions,
+            num_head_channels=self.channels,
+            out_channels=6 if self.variance == "learned_range" else 3,
+            norm_groups=self.norm_groups,
+        )
+
+    @property
+    def prior(self) -> PriorConfig:
+        """The prior that this run makes."""
+        told = {k: v for k, v in asdict(self).items() if k not in ("out", "data")}
+        source = {"trained_on": "drawn faces" if self.data is None else "images of a folder", **told}
+        return PriorConfig(self.network, target=self.target, variance=self.variance, source=source)
+
+
+def image_source(config: Config) -> Callable[[jax.Array], jax.Array]:
+    """Returns a jittable function from one key to one training image, flipped half of the time."""
+    if config.data is None:
+        clean = partial(draw, size=config.size)
+    else:
+        paths = sorted(p for p in config.data.glob("**/*") if p.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"))
+        if not paths:
+            raise UserError(f"no png, jpg or webp image in {config.data}.")
+        # 8 bits, because a folder of photos fits in memory four times as easily.
+        stored = jnp.stack([jnp.asarray(np.round((read_image(p, config.size) + 1) * 127.5), jnp.uint8) for p in paths])
+        clean = lambda key: stored[jax.random.randint(key, (), 0, len(stored))] / 127.5 - 1
+
+    def one(key):
+        key_image, key_flip = jax.random.split(key)
+        image = clean(key_image)
+        return jnp.where(jax.random.bernoulli(key_flip), image[:, ::-1], image)
+
+    return one
+
+
+def train(config: Config) -> None:
+    """Runs the training to its end, from the last checkpoint if there is one."""
+    (config.out / "checkpoints").mkdir(parents=True, exist_ok=True)
+    schedule = config.prior.make_schedule()
+    network = UNet(config.network, dtype=jnp.dtype(config.dtype), rngs=nnx.Rngs(config.seed))
+    graph, weights = nnx.split(network)
+    optimizer = make_optimizer(config.steps, learning_rate=config.learning_rate)
+    state = TrainState(weights, jax.tree.map(jnp.copy, weights), optimizer.init(weights), jnp.zeros((), int))
+    one_image = image_source(config)
+    step_fn = make_train_step(graph, optimizer, schedule, target=config.target, variance=config.variance)
+    sharded, replicated = _shardings(config.batch_size)
+
+    @partial(jax.jit, donate_argnums=0, in_shardings=(replicated, replicated))
+    def advance(state: TrainState, key: jax.Array):
+        key_data, key_loss = jax.random.split(jax.random.fold_in(key, state.step))
+        keys = jax.lax.with_sharding_constraint(jax.random.split(key_data, config.batch_size), sharded)
+        return step_fn(state, key_loss, jax.vmap(one_image)(keys))
+
+    key = jax.random.key(config.seed + 1)
+    with ocp.CheckpointManager(
+        (config.out / "checkpoints").resolve(), options=ocp.CheckpointManagerOptions(max_to_keep=2)
+    ) as manager:
+        state = _restore(manager, jax.device_put(state, replicated))
+        reports, started, first = [], time.monotonic(), int(state.step)
+        for step in range(first + 1, config.steps + 1):
+            state, report = advance(state, key)
+            reports.append(report)
+            if step % 50 == 0 or step == config.steps:
+                seconds = time.monotonic() - started
+                _log(config, step, jax.device_get(reports), seconds / (step - first))
+                reports = []
+            if step % config.checkpoint_every == 0 or step == config.steps:
+                manager.save(step, args=ocp.args.StandardSave(state))
+                average = nnx.merge(graph, state.average)
+                save_prior(config.out / "prior", parameters(average), config.prior, overwrite=True)
+            if step % config.sample_every == 0 or step == config.steps:
+                _draw_samples(config, nnx.merge(graph, state.average), one_image, step)
+
+
+def _shardings(batch_size: int) -> tuple[NamedSharding, NamedSharding]:
+    devices = max(n for n in range(1, jax.device_count() + 1) if batch_size % n == 0)
+    mesh = jax.make_mesh((devices,), ("batch",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+    return NamedSharding(mesh, PartitionSpec("batch")), NamedSharding(mesh, PartitionSpec())
+
+
+def _restore(manager: ocp.CheckpointManager, state: TrainState) -> TrainState:
+    last = manager.latest_step()
+    if last is None:
+        return state
+    print(f"going on from step {last}", flush=True)
+    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+    return manager.restore(last, args=ocp.args.StandardRestore(target))
+
+
+def _log(config: Config, step: int, reports: list[dict[str, Any]], seconds_per_step: float) -> None:
+    t = np.concatenate([r["t"] for r in reports])
+    error = np.concatenate([r["eps_error"] for r in reports])
+    row = {
+        "step": step,
+        "loss": np.mean([r["loss"] for r in reports]),
+        "eps_error": error.mean(),
+        "eps_error_below_100": error[t < 100].mean(),
+        "eps_error_100_to_300": error[(t >= 100) & (t < 300)].mean(),
+        "gradient_norm": np.mean([r["gradient_norm"] for r in reports]),
+        "seconds_per_step": seconds_per_step,
+    }
+    path = config.out / "loss.csv"
+    fresh = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(row))
+        if fresh:
+            writer.writeheader()
+        writer.writerow({k: v if k == "step" else f"{v:.6g}" for k, v in row.items()})
+    left = seconds_per_step * (config.steps - step) / 60
+    print(
+        f"step {step}/{config.steps}  loss {row['loss']:.4f}  {seconds_per_step:.2f} s/step  {left:.0f} min left",
+        flush=True,
+    )
+
+
+def _draw_samples(config: Config, network: UNet, one_image: Callable, step: int) -> None:
+    denoiser = config.prior.make_denoiser(network)
+    keys = jax.random.split(jax.random.key(config.seed + 2), 16)
+    times = time_grid(denoiser.schedule.num_times, config.sample_steps)
+    samples = sample_many(DDPM(denoiser), keys, times, batch_size=16)
+    examples = jax.jit(jax.vmap(one_image))(keys)
+    write_image(config.out / f"samples_{step:06d}.png", grid([*np.asarray(samples), *np.asarray(examples)], 8))
+
+
+def main(config: Config) -> None:
+    """Checks the settings, writes them down, and trains."""
+    config.out.mkdir(parents=True, exist_ok=True)
+    (config.out / "config.json").write_text(json.dumps(asdict(config), indent=2, default=str) + "\n")
+    try:
+        train(config)
+    except KeyboardInterrupt:
+        raise UserError("interrupted; the same command goes on from the last checkpoint.") from None
+
+
+if __name__ == "__main__":
+    with exit_on_user_error():
+        main(tyro.cli(Config, description=__doc__))

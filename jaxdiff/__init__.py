@@ -1,0 +1,1 @@
+"""Posterior sampling for imaging inverse problems with diffusion priors, in JAX."""

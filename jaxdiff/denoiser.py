@@ -1,0 +1,126 @@
+"""Denoisers: what a sampler needs to know about the prior, `(x_t, t) -> E[x0 | x_t]`."""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple, Protocol
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxdiff.pytree import pytree, static
+from jaxdiff.schedule import Schedule
+
+Target = Literal["epsilon", "x0", "v"]
+Variance = Literal["learned_range", "fixed_small", "fixed_large"]
+
+
+class Prediction(NamedTuple):
+    """What a denoiser says about one noisy image.
+
+    Attributes:
+        x0_hat: the posterior mean `E[x0 | x_t]`, in [-1, 1] when clipped.
+        variance_fraction: where the variance of an ancestral step lies between its lower bound (0) and its upper
+            bound (1), in log space; None for the lower bound.
+    """
+
+    x0_hat: Float[Array, "h w c"]
+    variance_fraction: Float[Array, "h w c"] | Float[Array, ""] | None
+
+
+class Prior(Protocol):
+    """What samplers ask of a denoiser."""
+
+    @property
+    def schedule(self) -> Schedule: ...  # noqa: D102
+    @property
+    def image_shape(self) -> tuple[int, int, int]: ...  # noqa: D102
+
+    def predict(self, x_t: Float[Array, "h w c"], t: Int[Array, ""] | int) -> Prediction: ...  # noqa: D102
+
+
+@pytree
+class Denoiser:
+    r"""A trained network as a denoiser.
+
+    .. math::
+        \hat x_0 = (x_t - \sigma_t \hat\epsilon) / \alpha_t \quad\text{or}\quad
+        \hat x_0 = \alpha_t x_t - \sigma_t \hat v
+
+    Args:
+        network: called as `network(x_t, t)` with the original integer time; gives `(h, w, c)`, or `(h, w, 2c)` when
+            the variance is learned.
+        schedule: the schedule the network was trained with.
+        image_shape: `(h, w, c)` of the images the network was trained on.
+        target: what the first `c` channels predict.
+        variance: variance of an ancestral step. `learned_range` reads it from the last `c` channels, as an
+            interpolation in log space between `fixed_small` (the posterior variance) and `fixed_large` (beta).
+        clip: whether `x0_hat` is clipped to [-1, 1], as guided-diffusion and DPS do; gradients flow through the clip.
+
+    Raises:
+        ValueError: if `target` or `variance` is unknown.
+
+    References:
+        Nichol & Dhariwal, 2021, https://arxiv.org/abs/2102.09672, equation 15 (learned range).
+        Salimans & Ho, 2022, https://arxiv.org/abs/2202.00512 (v-prediction).
+    """
+
+    network: Callable[..., Array]
+    schedule: Schedule
+    image_shape: tuple[int, int, int] = static()
+    target: Target = static(default="epsilon")
+    variance: Variance = static(default="fixed_small")
+    clip: bool = static(default=True)
+
+    def __post_init__(self) -> None:
+        if self.target not in ("epsilon", "x0", "v"):
+            raise ValueError(f"`target` must be epsilon, x0 or v, got {self.target!r}.")
+        if self.variance not in ("learned_range", "fixed_small", "fixed_large"):
+            raise ValueError(f"`variance` must be learned_range, fixed_small or fixed_large, got {self.variance!r}.")
+
+    def predict(self, x_t: Float[Array, "h w c"], t: Int[Array, ""] | int) -> Prediction:
+        """Runs the network once."""
+        output = self.network(x_t, t)
+        fraction = None
+        if self.variance == "learned_range":
+            output, raw = jnp.split(output, 2, axis=-1)
+            fraction = (raw + 1) / 2
+        elif self.variance == "fixed_large":
+            fraction = jnp.ones(())
+        x0_hat = self._to_x0_hat(output, x_t, t)
+        return Prediction(jnp.clip(x0_hat, -1, 1) if self.clip else x0_hat, fraction)
+
+    def _to_x0_hat(self, output: Array, x_t: Array, t: Int[Array, ""] | int) -> Array:
+        alpha_t, sigma_t = self.schedule(t)
+        if self.target == "epsilon":
+            return (x_t - sigma_t * output) / alpha_t
+        if self.target == "v":
+            return alpha_t * x_t - sigma_t * output
+        return output
+
+
+@pytree
+class GaussianDenoiser:
+    r"""The exact denoiser of a Gaussian prior with independent pixels.
+
+    .. math:: \hat x_0 = m + \frac{\alpha_t v}{\alpha_t^2 v + \sigma_t^2} (x_t - \alpha_t m)
+
+    Args:
+        mean: prior mean `m`.
+        variance: prior variance `v` of each pixel, positive.
+        schedule: any schedule.
+    """
+
+    mean: Float[Array, "h w c"]
+    variance: Float[Array, "h w c"]
+    schedule: Schedule
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """The shape `(h, w, c)` of the mean."""
+        h, w, c = self.mean.shape
+        return h, w, c
+
+    def predict(self, x_t: Float[Array, "h w c"], t: Int[Array, ""] | int) -> Prediction:
+        """Returns the posterior mean in closed form, not clipped."""
+        alpha_t, sigma_t = self.schedule(t)
+        gain = alpha_t * self.variance / (alpha_t**2 * self.variance + sigma_t**2)
+        return Prediction(self.mean + gain * (x_t - alpha_t * self.mean), None)

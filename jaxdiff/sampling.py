@@ -1,0 +1,179 @@
+"""What every sampler shares: the loop over diffusion time, the forward process, and the ancestral step."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from jaxdiff.denoiser import Prediction
+from jaxdiff.schedule import Schedule
+
+State = TypeVar("State")
+Time = Int[Array, ""] | int
+
+
+class Sampler(Protocol[State]):
+    """An algorithm: where a chain starts, and how it goes from time `t` to the less noisy time `s`.
+
+    A sampler is a frozen dataclass made by `jaxdiff.pytree.pytree`; there is no base class. For most the state is
+    the image `x_t`.
+    """
+
+    def init(self, key: PRNGKeyArray, t: Time) -> State:
+        """Returns the state at the first time of a run."""
+        ...
+
+    def step(self, key: PRNGKeyArray, state: State, t: Time, s: Time) -> tuple[State, Float[Array, "h w c"]]:
+        """Goes from `t` to `s`; returns the new state and the estimate `x0_hat` made on the way."""
+        ...
+
+
+def sample(
+    sampler: Sampler[State],
+    key: PRNGKeyArray,
+    times: Int[Array, " n"] | np.ndarray,
+    *,
+    state: State | None = None,
+    trace: Callable[[State, Float[Array, "h w c"]], Any] = lambda state, x0_hat: None,
+) -> tuple[State, Any]:
+    """Runs one chain through `times`; the only scan over diffusion time.
+
+    The key of a step is `fold_in(key, t)`, and no step starts at time -1, so that `fold_in(key, -1)` is left for
+    the initial noise. A run cut into segments therefore gives the numbers of the whole run.
+
+    Args:
+        sampler: the algorithm.
+        key: one PRNG key; `jax.vmap` over keys draws many samples.
+        times: decreasing times, usually ending with -1 (`jaxdiff.time_grid`).
+        state: where to go on from; the sampler's `init` by default.
+        trace: `(state, x0_hat) -> what to keep of every step`.
+
+    Returns:
+        The last state (for most samplers the image), and the stacked traces.
+    """
+    times = jnp.asarray(times)
+    start = sampler.init(jax.random.fold_in(key, jnp.int32(-1)), times[0]) if state is None else state
+
+    def body(state: State, pair: tuple[Array, Array]) -> tuple[State, Any]:
+        t, s = pair
+        state, x0_hat = sampler.step(jax.random.fold_in(key, t), state, t, s)
+        return state, trace(state, x0_hat)
+
+    return jax.lax.scan(body, start, (times[:-1], times[1:]))
+
+
+class Progress(NamedTuple):
+    """Where a run of `sample_many` stands.
+
+    Attributes:
+        batch: index of the batch that is running.
+        num_batches: number of batches.
+        step: steps done in this batch.
+        num_steps: steps of a whole run.
+        state: states of the batch's chains, after the last step done.
+    """
+
+    batch: int
+    num_batches: int
+    step: int
+    num_steps: int
+    state: Any
+
+
+@jax.jit
+def _start(sampler: Sampler, keys: PRNGKeyArray, t: Array) -> Any:
+    return jax.vmap(lambda key: sampler.init(jax.random.fold_in(key, jnp.int32(-1)), t))(keys)
+
+
+@jax.jit
+def _advance(sampler: Sampler, keys: PRNGKeyArray, state: Any, times: Array) -> Any:
+    return jax.vmap(lambda key, state: sample(sampler, key, times, state=state)[0])(keys, state)
+
+
+def sample_many(
+    sampler: Sampler,
+    keys: PRNGKeyArray,
+    times: Int[Array, " n"] | np.ndarray,
+    *,
+    batch_size: int | None = None,
+    segment: int | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> Any:
+    """Draws one sample per key, in batches that bound the memory.
+
+    The sampler, with the network's weights inside, is an argument of one jitted function: new measurements and
+    hyper-parameters cost no compilation, nor do further batches and segments.
+
+    Args:
+        sampler: the algorithm.
+        keys: `(n,)` PRNG keys; sample `k` depends on `keys[k]` only, whatever the batches and segments.
+        times: decreasing times, usually ending with -1.
+        batch_size: chains that run at once; all by default. The last batch is filled up with copies, which are
+            dropped.
+        segment: steps between two reports; shortened to a divisor of the number of steps, so that all segments share
+            one compilation. The whole run by default.
+        report: called after every segment.
+
+    Returns:
+        The last states, stacked; for most samplers images `(n, h, w, c)`.
+
+    Raises:
+        ValueError: if there is no key or fewer than two times, or a size is not positive.
+    """
+    num_steps = len(times) - 1
+    batch_size = len(keys) if batch_size is None else batch_size
+    segment = num_steps if segment is None else segment
+    if keys.ndim != 1 or len(keys) == 0 or num_steps < 1:
+        raise ValueError(
+            f"`keys` must be (n,) with n > 0, and `times` at least two, got {keys.shape} and {len(times)}."
+        )
+    if batch_size < 1 or segment < 1:
+        raise ValueError(f"`batch_size` and `segment` must be positive, got {batch_size} and {segment}.")
+    batch_size = min(batch_size, len(keys))
+    segment = max(n for n in range(1, min(segment, num_steps) + 1) if num_steps % n == 0)
+    times = jnp.asarray(times)
+    num_batches = -(-len(keys) // batch_size)
+    filled = keys[jnp.minimum(jnp.arange(num_batches * batch_size), len(keys) - 1)]
+    results = []
+    for batch in range(num_batches):
+        batch_keys = filled[batch * batch_size : (batch + 1) * batch_size]
+        state = _start(sampler, batch_keys, times[0])
+        for step in range(segment, num_steps + 1, segment):
+            state = _advance(sampler, batch_keys, state, times[step - segment : step + 1])
+            report(Progress(batch, num_batches, step, num_steps, jax.block_until_ready(state)))
+        results.append(state)
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts)[: len(keys)], *results)
+
+
+def perturb(schedule: Schedule, key: PRNGKeyArray, x0: Float[Array, "h w c"], t: Time) -> Float[Array, "h w c"]:
+    """Draws `x_t = alpha_t x0 + sigma_t eps`, the forward process; `x0 = 0` gives the initial noise."""
+    alpha_t, sigma_t = schedule(t)
+    return alpha_t * x0 + sigma_t * jax.random.normal(key, x0.shape)
+
+
+def ancestral_step(
+    schedule: Schedule, key: PRNGKeyArray, x_t: Float[Array, "h w c"], prediction: Prediction, t: Time, s: Time
+) -> Float[Array, "h w c"]:
+    r"""Draws `x_s` given `x_t` as DDPM does, with the variance that the prediction asks for.
+
+    .. math::
+        x_s = \frac{\beta \alpha_s}{\sigma_t^2} \hat x_0 + \frac{\sigma_s^2 \alpha_t}{\sigma_t^2 \alpha_s} x_t
+              + \sqrt{\beta^f \tilde\beta^{1-f}}\, z, \qquad
+        \beta = 1 - \bar\alpha_t / \bar\alpha_s, \quad \tilde\beta = \beta \sigma_s^2 / \sigma_t^2
+
+    with the fraction `f = prediction.variance_fraction` (0 where it is None). No noise is added when `s = -1`.
+
+    References:
+        Ho et al., 2020, https://arxiv.org/abs/2006.11239, equations 6 and 7.
+        Nichol & Dhariwal, 2021, https://arxiv.org/abs/2102.09672, equation 15.
+    """
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
+    beta = schedule.beta(t, s)
+    mean = beta * alpha_s / sigma_t**2 * prediction.x0_hat + (sigma_s / sigma_t) ** 2 * alpha_t / alpha_s * x_t
+    fraction = 0.0 if prediction.variance_fraction is None else prediction.variance_fraction
+    shrink = jnp.where(s >= 0, sigma_s / sigma_t, 1.0)
+    std = jnp.sqrt(beta) * shrink ** (1 - fraction)
+    return mean + jnp.where(s >= 0, std, 0.0) * jax.random.normal(key, x_t.shape)

@@ -1,0 +1,450 @@
+"""Weights of the original PyTorch UNet give the same numbers here, convert strictly, and return bit for bit."""
+
+import sys
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from golden.make_unet_parity import PATH, SMALL, draw_inputs, draw_weights, make_torch_unet, run_torch_unet
+
+import convert_weights.commands
+from convert_weights.__main__ import main
+from convert_weights.architecture import KNOWN, infer_config
+from convert_weights.unet import from_torch, to_flax_layout, to_torch, torch_name, torch_shapes
+from jaxdiff.checkpoint import PriorConfig, load_prior, parameters, read_config, save_prior, with_parameters
+from jaxdiff.unet import (
+    FACES_32,
+    FFHQ_256,
+    IMAGENET_256,
+    AttentionBlock,
+    Downsample,
+    ResBlock,
+    UNet,
+    Upsample,
+)
+from jaxdiff.unet import _down as down
+from jaxdiff.unet import _up as up
+
+# Float32 sums of a few thousand terms in two orders; what a wrong eps, order or padding does is 10 times larger.
+BOUND = 1e-4
+BLOCKS, CONVS = SMALL["blocks"], SMALL["convs"]
+KEYWORDS = {"dtype": jnp.float32, "rngs": nnx.Rngs(0)}
+
+
+def assert_close(actual, expected):
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    assert actual.shape == expected.shape
+    scale = np.abs(expected).max()
+    assert scale > 1e-3, "a comparison of zeros proves nothing"
+    assert np.abs(actual - expected).max() < BOUND * scale
+
+
+def make_network(weights, config) -> UNet:
+    network = nnx.eval_shape(lambda: UNet(config, rngs=nnx.Rngs(0)))
+    return with_parameters(network, from_torch(weights, config))
+
+
+@jax.jit
+def run_network(network, x_t, t, label, cotangent):
+    output, vjp = jax.vjp(lambda x_t: network(x_t, t, label), x_t)
+    return output, vjp(cotangent)[0]
+
+
+def check_against_torch(config, size, seed=0):
+    weights, inputs = draw_weights(config, seed), draw_inputs(config, size)
+    output, gradient = run_torch_unet(config, weights, *inputs)
+    actual_output, actual_gradient = run_network(make_network(weights, config), *inputs)
+    assert_close(actual_output, output)
+    assert_close(actual_gradient, gradient)
+
+
+@pytest.fixture
+def adm():
+    pytest.importorskip("torch")
+    pytest.importorskip("azula")
+    import azula.plugins.adm._src.unet as module
+
+    return module
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_stored_results_of_torch(name):
+    """Runs where PyTorch is not installed, from the results that `golden/make_unet_parity.py` stored."""
+    config = SMALL[name]
+    weights, inputs = draw_weights(config), draw_inputs(config, config.image_size)
+    with np.load(PATH) as stored:
+        checksum = sum(float(w.sum(dtype=np.float64)) for w in weights.values())
+        assert checksum == pytest.approx(float(stored[f"{name}/checksum"]), rel=1e-9), "numpy drew other weights"
+        output, gradient = run_network(make_network(weights, config), *inputs)
+        assert_close(output, stored[f"{name}/output"])
+        assert_close(gradient, stored[f"{name}/gradient"])
+
+
+def check_block(module, block, place, *shapes):
+    """Gives both blocks the same random weights through the conversion rules, and compares them on random inputs."""
+    import torch
+
+    random = np.random.default_rng(0)
+    tensors = {}
+    for name, parameter in module.named_parameters():
+        scale = 0.3 if parameter.ndim == 1 else 1 / np.sqrt(parameter[0].numel())
+        tensors[name] = (scale * random.standard_normal(parameter.shape)).astype(np.float32)
+    module.load_state_dict({name: torch.from_numpy(array) for name, array in tensors.items()}, strict=True)
+
+    state = nnx.to_flat_state(nnx.state(block, nnx.Param))
+    names = {path: ".".join(map(str, path)) for path, _ in state}
+    rules = {path: torch_name(f"{place}.{name}").removeprefix(f"{place}.") for path, name in names.items()}
+    assert sorted(rules.values()) == sorted(tensors)
+    for path, variable in state:
+        variable[...] = jnp.asarray(to_flax_layout(f"{place}.{names[path]}", tensors[rules[path]]))
+    nnx.update(block, nnx.from_flat_state(state))
+
+    inputs = [random.standard_normal(shape).astype(np.float32) for shape in shapes]
+    torch_inputs = [torch.from_numpy(np.moveaxis(x, -1, 1).copy()).requires_grad_() for x in inputs]
+    output = module(*torch_inputs)
+    cotangent = torch.cos(torch.arange(output.numel()) % 97).reshape(output.shape)
+    gradients = torch.autograd.grad((output * cotangent).sum(), torch_inputs)
+
+    actual, vjp = jax.vjp(jax.jit(lambda *inputs: block(*inputs)), *inputs)
+    assert_close(actual, np.moveaxis(output.detach().numpy(), 1, -1))
+    for gradient, expected in zip(vjp(jnp.moveaxis(jnp.asarray(cotangent.numpy()), 1, -1)), gradients, strict=True):
+        assert_close(gradient, np.moveaxis(expected.numpy(), 1, -1))
+
+
+@pytest.mark.parametrize("scale_shift", [True, False], ids=["scale-shift", "added"])
+@pytest.mark.parametrize("kind", ["plain", "skip", "up", "down"])
+def test_residual_block_matches_torch(adm, kind, scale_shift):
+    config = replace(BLOCKS, scale_shift_norm=scale_shift)
+    resample = {"up": up, "down": down}.get(kind)
+    width = 64 if kind == "skip" else 32
+    block = ResBlock(config, 32, width, resample=resample, **KEYWORDS)
+    module = adm.ResBlock(32, 128, 0.0, width, use_scale_shift_norm=scale_shift, up=kind == "up", down=kind == "down")
+    check_block(module, block, "input_blocks.1.0", (2, 8, 6, 32), (2, 128))
+
+
+@pytest.mark.parametrize("new_order", [False, True], ids=["legacy", "new"])
+@pytest.mark.parametrize(("num_heads", "per_head"), [(1, None), (4, None), (1, 16), (2, 64)])
+def test_attention_matches_torch(adm, new_order, num_heads, per_head):
+    """By number of heads, and by channels per head, which wins where both are given."""
+    config = replace(BLOCKS, num_heads=num_heads, num_head_channels=per_head, new_attention_order=new_order)
+    block = AttentionBlock(config, 64, **KEYWORDS)
+    module = adm.AttentionBlock(64, num_heads, per_head or -1, use_new_attention_order=new_order)
+    check_block(module, block, "middle_block.1", (2, 4, 6, 64))
+
+
+@pytest.mark.parametrize(
+    ("module", "block", "place"),
+    [("Downsample", Downsample, "input_blocks.3.0"), ("Upsample", Upsample, "output_blocks.1.1")],
+)
+def test_resampling_by_convolution_matches_torch(adm, module, block, place):
+    check_block(getattr(adm, module)(32, True), block(32, **KEYWORDS), place, (2, 8, 6, 32))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        replace(BLOCKS, channel_mult=(1, 1, 2), num_res_blocks=2, attention_resolutions=(8, 4)),
+        replace(BLOCKS, scale_shift_norm=False, num_heads=2, num_head_channels=None, num_classes=7),
+        replace(CONVS, scale_shift_norm=True, out_channels=6, in_channels=1, num_classes=None),
+        replace(BLOCKS, new_attention_order=True, channel_mult=(2,), attention_resolutions=()),
+    ],
+    ids=["three-levels", "added-classes-heads", "convs-scale-shift", "one-level-new-order"],
+)
+def test_network_matches_torch(adm, config):
+    check_against_torch(config, config.image_size, seed=2)
+
+
+def test_network_with_other_norm_groups_matches_torch(adm, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(adm, "normalization", lambda channels: torch.nn.GroupNorm(8, channels))
+    check_against_torch(replace(FACES_32, channels=16, num_head_channels=16), 16)
+
+
+def test_network_matches_torch_off_its_image_size(adm):
+    """The network is fully convolutional; only where attention sits depends on its own image size."""
+    check_against_torch(BLOCKS, 24)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [64, 256])
+def test_ffhq_network_matches_torch(adm, size):
+    """All 93,563,910 parameters, at 256 pixels with the attention over 16 x 16 it was made for."""
+    check_against_torch(FFHQ_256, size)
+
+
+def test_known_networks_have_their_published_size():
+    sizes = {name: sum(int(np.prod(s)) for s in torch_shapes(config).values()) for name, config in KNOWN.items()}
+    assert sizes == {"ffhq-256": 93_563_910, "imagenet-256": 552_814_086}
+    assert len(torch_shapes(FFHQ_256)) == 362
+
+
+@pytest.mark.parametrize("config", [*SMALL.values(), FFHQ_256, IMAGENET_256], ids=[*SMALL, "ffhq", "imagenet"])
+def test_names_and_shapes_are_those_of_torch(adm, config):
+    import torch
+
+    with torch.device("meta"):
+        expected = {name: tuple(t.shape) for name, t in make_torch_unet(config).state_dict().items()}
+    assert torch_shapes(config) == expected
+
+
+def test_conversion_and_its_inverse_are_bit_exact():
+    weights = draw_weights(CONVS)
+    back = to_torch(from_torch(weights, CONVS))
+    assert back.keys() == weights.keys()
+    for name, array in weights.items():
+        assert back[name].shape == array.shape
+        assert back[name].tobytes() == array.tobytes()
+
+
+@pytest.mark.parametrize("known", [FFHQ_256, IMAGENET_256])
+def test_known_network_is_recognised(known):
+    assert infer_config(torch_shapes(known)) == known
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        *SMALL.values(),
+        replace(BLOCKS, channel_mult=(1, 1, 2), num_res_blocks=3, attention_resolutions=(16, 4), in_channels=1),
+        replace(BLOCKS, channel_mult=(3,), attention_resolutions=()),
+        replace(FFHQ_256, num_classes=1000, out_channels=3),
+    ],
+)
+def test_all_that_shapes_show_is_inferred(config):
+    """From a network that agrees only in what shapes do not show."""
+    like = replace(
+        config,
+        channels=64,
+        channel_mult=(1,),
+        num_res_blocks=7,
+        attention_resolutions=(),
+        in_channels=5,
+        out_channels=5,
+        resblock_updown=False,
+        scale_shift_norm=False,
+        num_classes=None,
+    )
+    assert infer_config(torch_shapes(config), like) == config
+
+
+def test_unknown_network_is_refused_with_what_it_is():
+    with pytest.raises(ValueError, match=r"none of ffhq-256, imagenet-256 .*channels 32, channel_mult \(1, 2\)"):
+        infer_config(torch_shapes(BLOCKS))
+
+
+@pytest.mark.parametrize("name", ["time_embed.0.weight", "out.2.weight", "output_blocks.0.0.out_layers.3.weight"])
+def test_inference_names_what_it_misses(name):
+    shapes = torch_shapes(BLOCKS)
+    with pytest.raises(ValueError, match=f"`{name}` cannot have shape"):
+        infer_config(shapes | {name: ()}, BLOCKS)
+    del shapes[name]
+    with pytest.raises(ValueError, match=f"`{name}` is missing"):
+        infer_config(shapes, BLOCKS)
+
+
+def test_misfits_are_refused_by_name():
+    weights = draw_weights(BLOCKS)
+    bias, norm = "middle_block.1.qkv.bias", "input_blocks.1.0.in_layers.0.weight"
+    missing = {name: array for name, array in weights.items() if name != bias}
+    with pytest.raises(ValueError, match=f"missing `{bias}`$"):
+        from_torch(missing, BLOCKS)
+    with pytest.raises(ValueError, match="unexpected `middle_block.3.bias`$"):
+        from_torch(weights | {"middle_block.3.bias": weights[bias]}, BLOCKS)
+    with pytest.raises(ValueError, match=rf"of another shape: `{norm}` \(31,\) where \(32,\) is needed$"):
+        from_torch(weights | {norm: weights[norm][1:]}, BLOCKS)
+    for dtype in (np.float64, np.int32):
+        with pytest.raises(ValueError, match=f"not float32, float16 or bfloat16: `{norm}` {np.dtype(dtype)}$"):
+            from_torch(weights | {norm: weights[norm].astype(dtype)}, BLOCKS)
+    with pytest.raises(ValueError, match=r"missing `input_blocks\.0\.0\.bias`, .* and \d+ more; unexpected `x`$"):
+        from_torch({"x": weights[norm]}, BLOCKS)
+
+
+# The commands, as a user runs them. A prior folder that holds only a configuration says what shapes do not show.
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_prior("like", from_torch(draw_weights(BLOCKS), BLOCKS), PriorConfig(BLOCKS))
+    return tmp_path
+
+
+def save_torch(path, weights, dtype="float32"):
+    torch = pytest.importorskip("torch")
+    tensors = {name: torch.from_numpy(array).to(getattr(torch, dtype)) for name, array in weights.items()}
+    torch.save(tensors, path)
+    return tensors
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_round_trip_through_files_is_bit_exact(work, dtype, capsys):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("azula")
+    tensors = save_torch("x.pt", draw_weights(BLOCKS), dtype)
+    assert main(["unet", "x.pt", "prior", "--config", "like"]) == 0
+    assert f"{sum(t.numel() for t in tensors.values()):,} parameters, {dtype}" in capsys.readouterr().out
+    assert main(["export", "prior", "back.pt"]) == 0
+    back = torch.load("back.pt", weights_only=True)
+    make_torch_unet(BLOCKS).load_state_dict(back, strict=True)
+    assert back.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert back[name].dtype == tensor.dtype
+        assert torch.equal(back[name].view(torch.uint8), tensor.view(torch.uint8)), name
+    assert sorted(path.name for path in work.iterdir()) == ["back.pt", "like", "prior", "x.pt"]
+
+
+def test_converted_prior_loads_and_computes_as_torch(work, adm):
+    weights, inputs = draw_weights(CONVS), draw_inputs(CONVS, 16)
+    save_torch("x.pt", weights)
+    save_prior("like", from_torch(weights, CONVS), PriorConfig(CONVS, variance="fixed_small"), overwrite=True)
+    assert main(["unet", "x.pt", "prior", "--config", "like"]) == 0
+    config = read_config("prior")
+    assert (config.network, config.variance) == (CONVS, "fixed_small")
+    assert config.source["file"] == "x.pt"
+    assert len(config.source["sha256"]) == 64
+    network = load_prior("prior").network
+    output, gradient = run_network(network, *inputs)
+    expected_output, expected_gradient = run_torch_unet(CONVS, weights, *inputs)
+    assert_close(output, expected_output)
+    assert_close(gradient, expected_gradient)
+
+
+@pytest.mark.parametrize(("channels", "variance"), [(3, "fixed_large"), (6, "learned_range")])
+def test_variance_follows_the_output(work, channels, variance):
+    save_torch("x.pt", draw_weights(replace(BLOCKS, out_channels=channels)))
+    assert main(["unet", "x.pt", "prior", "--config", "like"]) == 0
+    assert read_config("prior").variance == variance
+
+
+def test_wrapped_checkpoint_says_what_was_taken(work, capsys):
+    torch = pytest.importorskip("torch")
+    weights = draw_weights(BLOCKS)
+    doubled = {f"module.{name}": torch.from_numpy(2 * array) for name, array in weights.items()}
+    plain = {name: torch.from_numpy(array) for name, array in weights.items()}
+    torch.save({"model": plain, "ema": doubled, "epoch": 3}, "x.pt")
+    assert main(["unet", "x.pt", "prior", "--config", "like"]) == 0
+    assert "taken from `ema`" in capsys.readouterr().out
+    assert read_config("prior").source["state_dict"] == "ema"
+    stored = parameters(load_prior("prior").network)
+    np.testing.assert_array_equal(stored["out_norm.bias"], 2 * weights["out.0.bias"])
+
+
+def bad(*arguments, sentence):
+    return pytest.param(list(arguments), sentence, id=" ".join(arguments))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        bad("unet", "none.pt", "prior", sentence="none.pt: there is no such file"),
+        bad("unet", "like/config.json", "prior", sentence="not a PyTorch checkpoint"),
+        bad("unet", "x.pt", "prior", sentence="the network is none of ffhq-256, imagenet-256"),
+        bad("unet", "x.pt", "like", sentence="like exists and is not empty"),
+        bad("unet", "x.pt", "prior", "--config", "zebra", sentence="zebra is neither the folder of a prior nor one of"),
+        bad("unet", "x.pt", "prior", "--config", ".", sentence="has no config.json"),
+        bad("unet", "hostile.pt", "prior", "--config", "like", sentence="asks for `posix.system`"),
+        bad("unet", "extra.pt", "prior", "--config", "like", sentence="extra.pt: the tensors do not fit the network"),
+        bad("unet", "text.pt", "prior", sentence="`time_embed.0.weight` is missing"),
+        bad("export", "nowhere", "back.pt", sentence="nowhere is not a prior"),
+        bad("export", "like", "x.pt", sentence="x.pt exists"),
+        bad("lpips", "none.pth", "x.pt", "l.npz", "--net", "vgg", sentence="none.pth: there is no such file"),
+        bad("lpips", "text.pt", "text.pt", "l.npz", "--net", "vgg", sentence="LPIPS 'vgg': the backbone lack"),
+        bad("download", "ffhq-256", "like", sentence="like exists and is not empty"),
+        bad("download", "ffhq-256", "prior", "--url", "file:///x", sentence="'file:///x' is not an http"),
+        bad("download", "ffhq-256", "prior", "--url", "http://127.0.0.1:9/x", sentence="cannot be reached"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(work, capsys, arguments, sentence):
+    torch = pytest.importorskip("torch")
+    weights = draw_weights(BLOCKS)
+    save_torch("x.pt", weights)
+    save_torch("extra.pt", weights | {"extra.bias": weights["out.0.bias"]})
+    save_torch("text.pt", {"words.weight": weights["out.0.bias"]})
+
+    class Hostile:
+        def __reduce__(self):
+            import os
+
+            return os.system, ("touch hacked",)
+
+    torch.save({"weights": Hostile()}, "hostile.pt")
+    before = sorted(work.rglob("*"))
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert sentence in captured.err
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert sorted(work.rglob("*")) == before
+
+
+def test_full_folder_is_replaced_only_on_request(work):
+    save_torch("x.pt", draw_weights(BLOCKS))
+    assert main(["unet", "x.pt", "like", "--config", "like"]) == 2
+    assert main(["unet", "x.pt", "like", "--config", "like", "--overwrite"]) == 0
+    assert read_config("like").source["file"] == "x.pt"
+
+
+def test_export_without_torch_says_what_to_install(work, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert main(["export", "like", "back.pt"]) == 2
+    assert "`pip install torch`" in capsys.readouterr().err
+    assert not (work / "back.pt").exists()
+
+
+def test_download_converts_and_keeps_the_checkpoint(work, monkeypatch, capsys):
+    """The published address is replaced by one on this machine, the network by a small one."""
+    save_torch("x.pt", draw_weights(BLOCKS))
+    fetched = []
+
+    def fake(url, path, min_size, progress):
+        fetched.append((url, min_size))
+        path.write_bytes((work / "x.pt").read_bytes())
+        progress(5, 10)
+
+    monkeypatch.setattr(convert_weights.commands, "download", fake)
+    monkeypatch.setitem(KNOWN, "ffhq-256", BLOCKS)
+    assert main(["download", "ffhq-256", "priors/ffhq"]) == 0
+    assert fetched == [(convert_weights.commands.SOURCES["ffhq-256"].url, 4 * 93_563_910)]
+    assert read_config("priors/ffhq").source["file"] == "ffhq.pt"
+    assert main(["download", "ffhq-256", "priors/ffhq", "--overwrite"]) == 0
+    assert len(fetched) == 1
+    assert "priors/ffhq.pt is already there" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["unet", "download"])
+def test_interrupt_leaves_nothing_half_written(work, monkeypatch, capsys, command):
+    save_torch("x.pt", draw_weights(BLOCKS))
+
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("orbax.checkpoint.StandardCheckpointer.save", interrupt)
+    monkeypatch.setattr(convert_weights.commands, "download", interrupt)
+    before = sorted(work.rglob("*"))
+    source = "x.pt" if command == "unet" else "ffhq-256"
+    assert main([command, source, "prior", *(["--config", "like"] if command == "unet" else [])]) == 130
+    assert "stopped: " in capsys.readouterr().err
+    assert sorted(work.rglob("*")) == before
+
+
+def test_lpips_files_convert(work, capsys):
+    pytest.importorskip("torch")
+    from jaxdiff.lpips import load_lpips
+
+    random = np.random.default_rng(0)
+    widths = [(64, 3, 11), (192, 64, 5), (384, 192, 3), (256, 384, 3), (256, 256, 3)]
+    backbone = {"classifier.6.bias": np.zeros(1000, np.float32)}
+    for index, (wide, narrow, size) in zip((0, 3, 6, 8, 10), widths, strict=True):
+        backbone[f"features.{index}.weight"] = random.random((wide, narrow, size, size), np.float32)
+        backbone[f"features.{index}.bias"] = random.random(wide, np.float32)
+    heads = {f"lin{i}.model.1.weight": random.random((1, w, 1, 1), np.float32) for i, (w, _, _) in enumerate(widths)}
+    save_torch("alex.pth", backbone)
+    save_torch("heads.pth", heads)
+    assert main(["lpips", "--net", "alex", "alex.pth", "heads.pth", "out/alex.npz"]) == 0
+    assert "load_lpips('alex', 'out/alex.npz')" in capsys.readouterr().out
+    kernel = load_lpips("alex", "out/alex.npz").convs[1].kernel[...]
+    np.testing.assert_array_equal(kernel, backbone["features.3.weight"].transpose(2, 3, 1, 0))

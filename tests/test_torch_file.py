@@ -1,0 +1,384 @@
+"""Reading PyTorch's zip files without PyTorch: exact on honest files, and safe on hostile ones."""
+
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import zipfile
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from convert_weights.torch_file import read_checkpoint, read_state_dict
+
+
+class Op(bytes):
+    """Raw pickle opcodes that leave one object on the stack."""
+
+
+def asm(value) -> bytes:
+    """Assembles a pickle by hand, so that files PyTorch would never write can be tried."""
+    match value:
+        case Op():
+            return bytes(value)
+        case bool() | None:
+            return {True: b"\x88", False: b"\x89", None: b"N"}[value]
+        case int():
+            return b"\x8a" + struct.pack("<B", 12) + value.to_bytes(12, "little", signed=True)
+        case str():
+            return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
+        case tuple():
+            return b"(" + b"".join(map(asm, value)) + b"t"
+        case list():
+            return b"(" + b"".join(map(asm, value)) + b"l"
+        case dict():
+            return b"}(" + b"".join(asm(k) + asm(v) for k, v in value.items()) + b"u"
+    raise TypeError(value)
+
+
+def name(module: str, attribute: str) -> Op:
+    return Op(f"c{module}\n{attribute}\n".encode())
+
+
+def call(function, *args) -> Op:
+    return Op(asm(function) + asm(args) + b"R")
+
+
+def storage(key="0", numel=6, kind="FloatStorage") -> Op:
+    return Op(asm(("storage", name("torch", kind), key, "cpu", numel)) + b"Q")
+
+
+def tensor(store=None, offset=0, shape=(2, 3), strides=(3, 1)) -> Op:
+    store = storage() if store is None else store
+    hooks = call(name("collections", "OrderedDict"))
+    args = (store, offset, shape, strides, False, hooks)
+    return call(name("torch._utils", "_rebuild_tensor_v2"), *args)
+
+
+SIX = np.arange(6, dtype=np.float32)
+
+
+def write(path, content, storages=None, extra=None, compression=zipfile.ZIP_STORED):
+    """Writes a checkpoint: a pickle, given as opcodes or plain objects, and its storages."""
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("x/data.pkl", b"\x80\x02" + asm(content) + b".")
+        for key, data in ({"0": SIX.tobytes()} if storages is None else storages).items():
+            archive.writestr(f"x/data/{key}", data)
+        for entry, data in (extra or {}).items():
+            archive.writestr(f"x/{entry}", data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("offset", "shape", "strides", "expected"),
+    [
+        (0, (2, 3), (3, 1), SIX.reshape(2, 3)),
+        (0, (3, 2), (1, 3), SIX.reshape(2, 3).T),
+        (1, (2, 2), (3, 1), SIX.reshape(2, 3)[:, 1:]),
+        (5, (), (), SIX[5]),
+        (0, (0, 3), (3, 1), np.zeros((0, 3), np.float32)),
+        (2, (4, 2), (0, 1), np.tile(SIX[2:4], (4, 1))),
+    ],
+    ids=["plain", "transposed", "offset", "scalar", "empty", "expanded"],
+)
+def test_view_matches_numpy(tmp_path, offset, shape, strides, expected):
+    content = {"a": tensor(offset=offset, shape=shape, strides=strides)}
+    read = read_state_dict(write(tmp_path / "x.pt", content))["a"]
+    assert read.dtype == np.float32
+    np.testing.assert_array_equal(read, expected, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        ("FloatStorage", np.float32),
+        ("DoubleStorage", np.float64),
+        ("HalfStorage", np.float16),
+        ("BFloat16Storage", ml_dtypes.bfloat16),
+        ("LongStorage", np.int64),
+        ("IntStorage", np.int32),
+        ("ShortStorage", np.int16),
+        ("CharStorage", np.int8),
+        ("ByteStorage", np.uint8),
+        ("BoolStorage", np.bool_),
+    ],
+)
+@pytest.mark.parametrize("order", ["little", "big"])
+def test_dtypes_in_both_byte_orders(tmp_path, kind, dtype, order):
+    values = np.array([0, 1, 2, 3, 4, 100]).astype(dtype)
+    words = values.view(f"u{values.itemsize}")
+    data = words.astype(words.dtype.newbyteorder(order)).tobytes()
+    content = {"a": tensor(storage(kind=kind))}
+    path = write(tmp_path / "x.pt", content, {"0": data}, {"byteorder": order})
+    read = read_state_dict(path)["a"]
+    assert read.dtype == dtype
+    assert read.tobytes() == values.reshape(2, 3).tobytes()
+
+
+def test_tensors_of_one_storage_share_its_memory(tmp_path):
+    content = {"a": tensor(), "b": tensor(offset=2, shape=(2,), strides=(1,))}
+    read = read_state_dict(write(tmp_path / "x.pt", content))
+    assert np.shares_memory(read["a"], read["b"])
+    assert not read["a"].flags.writeable
+    np.testing.assert_array_equal(read["b"], [2, 3])
+
+
+def test_deflated_file_reads_the_same(tmp_path):
+    path = write(tmp_path / "x.pt", {"a": tensor()}, compression=zipfile.ZIP_DEFLATED)
+    np.testing.assert_array_equal(read_state_dict(path)["a"], SIX.reshape(2, 3))
+
+
+def test_parameters_sizes_and_metadata(tmp_path):
+    """A parameter is its tensor; `torch.Size` and the attribute `_metadata` are understood."""
+    hooks = call(name("collections", "OrderedDict"))
+    parameter = call(name("torch._utils", "_rebuild_parameter"), tensor(), True, hooks)
+    items = {"w": parameter, "size": call(name("torch", "Size"), (2, 3))}
+    ordered = call(name("collections", "OrderedDict"))
+    filled = asm(ordered) + b"(" + b"".join(asm(k) + asm(v) for k, v in items.items()) + b"u"
+    content = Op(filled + asm({"_metadata": {"": {"version": 1}}}) + b"b")
+    read = read_state_dict(write(tmp_path / "x.pt", content))
+    assert list(read) == ["w"]
+    np.testing.assert_array_equal(read["w"], SIX.reshape(2, 3))
+
+
+first = tensor(shape=(1,), strides=(1,))
+last = tensor(offset=5, shape=(1,), strides=(1,))
+
+
+@pytest.mark.parametrize(
+    ("content", "wrapper", "value"),
+    [
+        ({"a": last}, "", 5),
+        ({"state_dict": {"a": last}, "epoch": 3, "note": "x"}, "state_dict", 5),
+        ({"model": {"a": first}, "ema": {"a": last}, "step": first}, "ema", 5),
+        ({"model": {"a": first}, "state_dict": {"a": last}}, "state_dict", 5),
+        ({"net": {"a": last}, "optimizer": {"state": {0: {"m": first}}, "groups": [1]}}, "net", 5),
+        ({"params": {"a": last}, "ema": {"decay": 1}}, "params", 5),
+        ({"model": {"module.a": last, "module.b": first}}, "model", 5),
+        ({"module.model.a": last}, "", 5),
+    ],
+)
+def test_wrappers_and_prefixes(tmp_path, content, wrapper, value):
+    checkpoint = read_checkpoint(write(tmp_path / "x.pt", content))
+    assert checkpoint.wrapper == wrapper
+    np.testing.assert_array_equal(checkpoint.tensors["a"], [value])
+
+
+def test_prefix_that_not_all_names_share_stays(tmp_path):
+    read = read_state_dict(write(tmp_path / "x.pt", {"module.a": first, "b": last}))
+    assert sorted(read) == ["b", "module.a"]
+
+
+getattr_chain = call(name("builtins", "getattr"), name("os", "path"), "os")
+
+
+@pytest.mark.parametrize(
+    ("attack", "named"),
+    [
+        (call(name("os", "system"), "touch hacked"), "os.system"),
+        (call(name("posix", "system"), "touch hacked"), "posix.system"),
+        (call(name("builtins", "eval"), "open('hacked', 'w')"), "builtins.eval"),
+        (call(name("__builtin__", "exec"), "open('hacked', 'w')"), "__builtin__.exec"),
+        (getattr_chain, "builtins.getattr"),
+        (name("collections", "OrderedDict.fromkeys.__globals__"), "collections.OrderedDict.from"),
+        (name("torch", "load"), "torch.load"),
+        (name("torch.nn.modules.linear", "Linear"), "torch.nn.modules.linear.Linear"),
+        (name("numpy.core.multiarray", "scalar"), "numpy.core.multiarray.scalar"),
+        (Op(b"(S'touch hacked'\nios\nsystem\n"), "os.system"),
+        (Op(asm("os") + asm("system") + b"\x93"), "os.system"),
+        (Op(b"P1\n"), "not a storage"),
+        (Op(asm(("storage", name("collections", "OrderedDict"), "0", "cpu", 6)) + b"Q"), "storage"),
+        (Op(asm(("storage", name("torch", "FloatStorage"), "0", "cpu", -6)) + b"Q"), "storage"),
+        (Op(asm(("module", name("torch", "FloatStorage"), "0", "cpu", 6)) + b"Q"), "storage"),
+    ],
+)
+def test_hostile_pickle_is_refused_by_name(tmp_path, monkeypatch, attack, named):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "x.pt", {"a": tensor(), "b": attack})
+    with pytest.raises(ValueError, match="refused") as refusal:
+        read_state_dict(tmp_path / "x.pt")
+    assert named in str(refusal.value)
+    assert os.listdir(tmp_path) == ["x.pt"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("0", 0, (2,), (1,), False, None),
+        (storage(), 0, (2, 3), (3,), False, None),
+        (storage(), -1, (2, 3), (3, 1), False, None),
+        (storage(), 0, (2, -3), (3, 1), False, None),
+        (storage(), 0, (2, 3), (3, -1), False, None),
+        (storage(), 0, ("2",), (1,), False, None),
+        (storage(), 0, 6, 1, False, None),
+        (storage(), 0, (True,), (1,), False, None),
+        (storage(), 0, (2**47, 2**47), (0, 0), False, None),
+        (storage(), 0, (1,) * 70, (1,) * 70, False, None),
+        (storage(), 0, (0, 2**47, 2**47), (0, 0, 0), False, None),
+    ],
+)
+def test_rebuilding_a_tensor_from_odd_arguments_is_refused(tmp_path, arguments):
+    attack = call(name("torch._utils", "_rebuild_tensor_v2"), *arguments)
+    with pytest.raises(ValueError, match=r"x\.pt is (refused|damaged): its pickle"):
+        read_state_dict(write(tmp_path / "x.pt", {"a": attack}))
+
+
+@pytest.mark.parametrize("target", [name("torch._utils", "_rebuild_tensor_v2"), name("torch", "FloatStorage")])
+def test_pickle_cannot_change_the_reader(tmp_path, target):
+    """BUILD with a slot state would set attributes of the functions that rebuild tensors."""
+    state = (None, {"__defaults__": (1, 2, 3), "__kwdefaults__": {}, "__doc__": "hacked"})
+    content = {"a": Op(asm(target) + asm(state) + b"b"), "b": tensor()}
+    read_state_dict(write(tmp_path / "x.pt", content))
+    attack = call(name("torch._utils", "_rebuild_tensor_v2"))
+    write(tmp_path / "y.pt", {"a": attack})
+    with pytest.raises(ValueError, match="its pickle cannot be read"):
+        read_state_dict(tmp_path / "y.pt")
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"", b"\x80", b"}u", b"R.", b"r\xff\xff\xff\x7f.", b"\x8e" + b"\xff" * 7 + b"\x7f."]
+)
+def test_malformed_pickle_is_one_sentence(tmp_path, garbage):
+    """The last two ask C's unpickler for gigabytes: a memo slot 2^31, a string of 2^63 bytes."""
+    path = write(tmp_path / "x.pt", Op(garbage))
+    with pytest.raises(ValueError, match=r"x\.pt"):
+        read_state_dict(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "storages", "extra", "message"),
+    [
+        ({"a": tensor(offset=1)}, None, {}, "`a` is refused: it reaches outside its storage"),
+        ({"a": tensor(strides=(4, 1))}, None, {}, "`a` is refused: it reaches outside"),
+        ({"a": tensor(shape=(7,), strides=(1,))}, None, {}, "`a` is refused: it reaches outside"),
+        ({"a": tensor()}, {"0": b"\0" * 23}, {}, "`a` is damaged: its storage has 23 bytes"),
+        ({"a": tensor()}, {"0": b"\0" * 25}, {}, "`a` is damaged: its storage has 25 bytes"),
+        ({"a": tensor()}, {"1": SIX.tobytes()}, {}, "the bytes of `a` are not in it"),
+        ({"a": tensor(storage("../0"))}, None, {}, "the bytes of `a` are not in it"),
+        ({"a": tensor()}, None, {"byteorder": "middle"}, "its byte order is b'middle'"),
+        ({"epoch": 3}, None, {}, "holds no state dict.*its top level has 'epoch'"),
+        ({"a": {"b": {"c": tensor()}}}, None, {}, "holds no state dict"),
+        ({"model": {3: tensor()}}, None, {}, "holds no state dict"),
+        ([tensor()], None, {}, "holds a list, not a dict"),
+        (tensor(), None, {}, "not a dict of named tensors"),
+    ],
+)
+def test_inconsistent_file_is_refused(tmp_path, content, storages, extra, message):
+    path = write(tmp_path / "x.pt", content, storages, extra)
+    with pytest.raises(ValueError, match=message):
+        read_state_dict(path)
+
+
+def test_decompression_bombs_are_refused(tmp_path):
+    n = 2**24
+    content = {"a": tensor(storage(numel=n), shape=(n,), strides=(1,))}
+    zeros = {"0": b"\0" * (4 * n)}
+    path = write(tmp_path / "x.pt", content, zeros, compression=zipfile.ZIP_DEFLATED)
+    with pytest.raises(ValueError, match="so small a file cannot hold"):
+        read_state_dict(path)
+
+
+def test_truncated_file(tmp_path):
+    content = {"a": tensor(storage(numel=6000), shape=(6000,), strides=(1,))}
+    whole = write(tmp_path / "x.pt", content, {"0": np.tile(SIX, 1000).tobytes()}).read_bytes()
+    for size in (3, 100, 10_000, len(whole) - 5):
+        (tmp_path / "cut.pt").write_bytes(whole[:size])
+        with pytest.raises(ValueError, match=r"cut\.pt is truncated or damaged"):
+            read_state_dict(tmp_path / "cut.pt")
+
+
+def test_damaged_byte_is_noticed(tmp_path):
+    path = write(tmp_path / "x.pt", {"a": tensor()})
+    whole = bytearray(path.read_bytes())
+    whole[whole.index(SIX.tobytes()) + 4] ^= 1
+    path.write_bytes(whole)
+    with pytest.raises(ValueError, match="truncated or damaged"):
+        read_state_dict(path)
+
+
+def test_other_files_are_named_for_what_they_are(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no such file"):
+        read_state_dict(tmp_path / "none.pt")
+    with pytest.raises(FileNotFoundError, match="there is no such file"):
+        read_state_dict(tmp_path)
+    (tmp_path / "page.pt").write_bytes(b"\n<!DOCTYPE html><title>Quota exceeded</title>")
+    with pytest.raises(ValueError, match="a web page, so its download failed"):
+        read_state_dict(tmp_path / "page.pt")
+    for other in (b"", b"\x89PNG", pickle.dumps({"a": 1})):
+        (tmp_path / "other.pt").write_bytes(other)
+        with pytest.raises(ValueError, match="not a PyTorch checkpoint"):
+            read_state_dict(tmp_path / "other.pt")
+    with zipfile.ZipFile(tmp_path / "other.pt", "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    with pytest.raises(ValueError, match="a zip without one"):
+        read_state_dict(tmp_path / "other.pt")
+
+
+def test_reading_needs_no_torch(tmp_path):
+    path = write(tmp_path / "x.pt", {"a": tensor()})
+    code = (
+        "import sys; from convert_weights.torch_file import read_state_dict;"
+        f"assert list(read_state_dict({str(path)!r})) == ['a']; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch")
+
+
+def test_files_of_torch_are_read_bit_for_bit(tmp_path, torch):
+    torch.manual_seed(0)
+    base = torch.randn(4, 5, 6)
+    layer = torch.nn.Linear(3, 2)
+    saved = {
+        "plain": base,
+        "transposed": base.permute(2, 0, 1),
+        "sliced": base[1:3, ::2, 1:],
+        "scalar": base.sum(),
+        "empty": torch.zeros(0, 3),
+        "expanded": base[0, 0].expand(3, 6),
+        "half": base.half(),
+        "bfloat16": base.bfloat16(),
+        "double": base.double(),
+        "long": torch.arange(5),
+        "bool": base > 0,
+        "parameter": torch.nn.Parameter(base[0]),
+        **layer.state_dict(),
+    }
+    torch.save({"state_dict": saved, "epoch": 7, "lr": 0.5, "size": base.shape}, tmp_path / "x.pt")
+    read, wrapper = read_checkpoint(tmp_path / "x.pt")
+    assert wrapper == "state_dict"
+    assert list(read) == list(saved)
+    for key, value in saved.items():
+        value = value.detach().contiguous()
+        raw = value.view(torch.int16) if value.dtype == torch.bfloat16 else value
+        assert read[key].shape == tuple(value.shape), key
+        assert str(value.dtype).removeprefix("torch.") == str(read[key].dtype), key
+        assert read[key].tobytes() == raw.numpy().tobytes(), key
+
+
+def test_old_format_is_refused_with_the_command_that_saves_it_anew(tmp_path, torch):
+    old = tmp_path / "old.pth"
+    torch.save({"a": torch.zeros(2)}, old, _use_new_zipfile_serialization=False)
+    with pytest.raises(ValueError, match="PyTorch's old format") as refusal:
+        read_state_dict(old)
+    command = str(refusal.value).split("`")[1]
+    subprocess.run(command, shell=True, check=True, cwd=tmp_path)
+    np.testing.assert_array_equal(read_state_dict(tmp_path / "new.pth")["a"], [0, 0])
+
+
+def test_hostile_file_of_torch_is_refused(tmp_path, torch, monkeypatch):
+    class Hostile:
+        def __reduce__(self):
+            return os.system, ("touch hacked",)
+
+    monkeypatch.chdir(tmp_path)
+    torch.save({"a": torch.zeros(2), "b": Hostile()}, "x.pt")
+    with pytest.raises(ValueError, match=r"refused: its pickle asks for `\w+\.system`"):
+        read_state_dict("x.pt")
+    assert not (tmp_path / "hacked").exists()
