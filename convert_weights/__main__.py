@@ -1,5 +1,6 @@
 """Run `python -m convert_weights`: exit code 0, 2 after one sentence about bad input, 130 after Ctrl-C."""
 
+import gc
 import sys
 from collections.abc import Sequence
 
@@ -25,11 +26,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        how_to_go_on = "nothing was done" if command is None else command.interrupted
+        how_to_go_on = "run the same command again" if command is None else command.interrupted
         print(f"stopped: {how_to_go_on}", file=sys.stderr)
         return 130
     return 0
 
 
 if __name__ == "__main__":
+    # JAX hooks into the garbage collector, and Python drops a Ctrl-C that arrives there; so short a run needs none.
+    gc.disable()
     sys.exit(main())

@@ -6,6 +6,7 @@ follow from it: the network says which weights it has, the rules say how PyTorch
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import cache
 
 import numpy as np
 from flax import nnx
@@ -77,6 +78,7 @@ def to_flax_layout(name: str, weight: np.ndarray) -> np.ndarray:
     return weight
 
 
+@cache
 def flax_shapes(config: UNetConfig) -> dict[str, Shape]:
     """Returns the names and shapes of the weights of a network, without making it."""
     network = nnx.eval_shape(lambda: UNet(config, rngs=nnx.Rngs(0)))

@@ -12,10 +12,17 @@ class UserError(ValueError):
 
 
 @contextmanager
-def exit_on_user_error() -> Iterator[None]:
-    """Turns what a user can mend into one sentence on stderr and exit code 2."""
+def exit_on_user_error(how_to_go_on: str) -> Iterator[None]:
+    """Turns what a user can mend into one sentence on stderr and exit code 2, and Ctrl-C into exit code 130.
+
+    Args:
+        how_to_go_on: what an interrupted user should know.
+    """
     try:
         yield
     except (UserError, PriorError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"interrupted; {how_to_go_on}.", file=sys.stderr)
+        sys.exit(130)

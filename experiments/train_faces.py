@@ -171,7 +171,8 @@ def _restore(manager: ocp.CheckpointManager, state: TrainState) -> TrainState:
         return state
     print(f"going on from step {last}", flush=True)
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
-    return manager.restore(last, args=ocp.args.StandardRestore(target))
+    restored: Any = manager.restore(last, args=ocp.args.StandardRestore(target))
+    return restored
 
 
 def _log(config: Config, step: int, reports: list[dict[str, Any]], seconds_per_step: float) -> None:
@@ -213,12 +214,9 @@ def main(config: Config) -> None:
     """Checks the settings, writes them down, and trains."""
     config.out.mkdir(parents=True, exist_ok=True)
     (config.out / "config.json").write_text(json.dumps(asdict(config), indent=2, default=str) + "\n")
-    try:
-        train(config)
-    except KeyboardInterrupt:
-        raise UserError("interrupted; the same command goes on from the last checkpoint.") from None
+    train(config)
 
 
 if __name__ == "__main__":
-    with exit_on_user_error():
+    with exit_on_user_error("the same command goes on from the last checkpoint"):
         main(tyro.cli(Config, description=__doc__))

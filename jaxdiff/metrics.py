@@ -2,12 +2,13 @@
 
 import dm_pix
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 _SSIM_WINDOW = 11
 
 
-def psnr(x: Float[Array, "h w c"], reference: Float[Array, "h w c"]) -> Float[Array, ""]:
+def psnr(x: Float[ArrayLike, "h w c"], reference: Float[ArrayLike, "h w c"]) -> Float[Array, ""]:
     """Returns the peak signal-to-noise ratio of an image.
 
     `psnr = -10 log10(mean((a - b)^2))` with `a, b` the images mapped from [-1, 1] to [0, 1], so
@@ -33,7 +34,7 @@ def psnr(x: Float[Array, "h w c"], reference: Float[Array, "h w c"]) -> Float[Ar
     return jnp.asarray(dm_pix.psnr(*_unit_range(x, reference)))
 
 
-def ssim(x: Float[Array, "h w c"], reference: Float[Array, "h w c"]) -> Float[Array, ""]:
+def ssim(x: Float[ArrayLike, "h w c"], reference: Float[ArrayLike, "h w c"]) -> Float[Array, ""]:
     """Returns the structural similarity of an image, averaged over pixels and colours.
 
     The variant of the original paper: an 11 x 11 Gaussian window of standard deviation 1.5, only
@@ -66,7 +67,7 @@ def ssim(x: Float[Array, "h w c"], reference: Float[Array, "h w c"]) -> Float[Ar
     return jnp.asarray(value)
 
 
-def _unit_range(x: Array, reference: Array) -> tuple[Array, Array]:
+def _unit_range(x: ArrayLike, reference: ArrayLike) -> tuple[Array, Array]:
     x, reference = jnp.asarray(x), jnp.asarray(reference)
     for name, image in (("x", x), ("reference", reference)):
         if image.ndim != 3 or not jnp.issubdtype(image.dtype, jnp.floating):
@@ -75,7 +76,5 @@ def _unit_range(x: Array, reference: Array) -> tuple[Array, Array]:
                 f"{image.shape}; use `jax.vmap` for a batch."
             )
     if x.shape != reference.shape:
-        raise ValueError(
-            f"`x` and `reference` must have equal shapes, got {x.shape} and {reference.shape}."
-        )
+        raise ValueError(f"`x` and `reference` must have equal shapes, got {x.shape} and {reference.shape}.")
     return (x + 1) / 2, (reference + 1) / 2

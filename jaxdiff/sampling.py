@@ -22,11 +22,11 @@ class Sampler(Protocol[State]):
     the image `x_t`.
     """
 
-    def init(self, key: PRNGKeyArray, t: Time) -> State:
+    def init(self, key: PRNGKeyArray, t: Time, /) -> State:
         """Returns the state at the first time of a run."""
         ...
 
-    def step(self, key: PRNGKeyArray, state: State, t: Time, s: Time) -> tuple[State, Float[Array, "h w c"]]:
+    def step(self, key: PRNGKeyArray, state: State, t: Time, s: Time, /) -> tuple[State, Float[Array, "h w c"]]:
         """Goes from `t` to `s`; returns the new state and the estimate `x0_hat` made on the way."""
         ...
 
@@ -177,3 +177,13 @@ def ancestral_step(
     shrink = jnp.where(s >= 0, sigma_s / sigma_t, 1.0)
     std = jnp.sqrt(beta) * shrink ** (1 - fraction)
     return mean + jnp.where(s >= 0, std, 0.0) * jax.random.normal(key, x_t.shape)
+
+
+def check_measurement(operator: Callable[[Array], Array], y: Array, image_shape: tuple[int, int, int]) -> None:
+    """Raises a ValueError unless `operator` turns an image into something of the shape of `y`.
+
+    Without this check a measurement of another shape would be broadcast against `A(x)` in silence.
+    """
+    wanted = jax.eval_shape(operator, jax.ShapeDtypeStruct(image_shape, jnp.float32)).shape
+    if y.shape != wanted:
+        raise ValueError(f"`y` must have the shape {wanted} that `operator` gives, got {y.shape}.")

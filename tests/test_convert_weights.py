@@ -1,5 +1,7 @@
 """Weights of the original PyTorch UNet give the same numbers here, convert strictly, and return bit for bit."""
 
+import os
+import shutil
 import sys
 from dataclasses import replace
 
@@ -8,13 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from golden.make_unet_parity import PATH, SMALL, draw_inputs, draw_weights, make_torch_unet, run_torch_unet
 
 import convert_weights.commands
 from convert_weights.__main__ import main
 from convert_weights.architecture import KNOWN, infer_config
 from convert_weights.unet import from_torch, to_flax_layout, to_torch, torch_name, torch_shapes
-from jaxdiff.checkpoint import PriorConfig, load_prior, parameters, read_config, save_prior, with_parameters
+from jaxdiff.checkpoint import PriorConfig, load_prior, read_config, read_prior, save_prior, with_parameters
 from jaxdiff.unet import (
     FACES_32,
     FFHQ_256,
@@ -27,6 +28,7 @@ from jaxdiff.unet import (
 )
 from jaxdiff.unet import _down as down
 from jaxdiff.unet import _up as up
+from tests.golden.make_unet_parity import PATH, SMALL, draw_inputs, draw_weights, make_torch_unet, run_torch_unet
 
 # Float32 sums of a few thousand terms in two orders; what a wrong eps, order or padding does is 10 times larger.
 BOUND = 1e-4
@@ -47,16 +49,21 @@ def make_network(weights, config) -> UNet:
     return with_parameters(network, from_torch(weights, config))
 
 
-@jax.jit
-def run_network(network, x_t, t, label, cotangent):
+def output_and_gradient(network, x_t, t, label, cotangent):
     output, vjp = jax.vjp(lambda x_t: network(x_t, t, label), x_t)
     return output, vjp(cotangent)[0]
 
 
-def check_against_torch(config, size, seed=0):
+# Nearly all the time of small networks goes into compilation, which this halves.
+QUICK = {"xla_backend_optimization_level": 0}
+run_network = jax.jit(output_and_gradient)
+run_once = jax.jit(output_and_gradient, compiler_options=QUICK)
+
+
+def check_against_torch(config, size, run, seed=0):
     weights, inputs = draw_weights(config, seed), draw_inputs(config, size)
     output, gradient = run_torch_unet(config, weights, *inputs)
-    actual_output, actual_gradient = run_network(make_network(weights, config), *inputs)
+    actual_output, actual_gradient = run(make_network(weights, config), *inputs)
     assert_close(actual_output, output)
     assert_close(actual_gradient, gradient)
 
@@ -78,7 +85,7 @@ def test_stored_results_of_torch(name):
     with np.load(PATH) as stored:
         checksum = sum(float(w.sum(dtype=np.float64)) for w in weights.values())
         assert checksum == pytest.approx(float(stored[f"{name}/checksum"]), rel=1e-9), "numpy drew other weights"
-        output, gradient = run_network(make_network(weights, config), *inputs)
+        output, gradient = run_once(make_network(weights, config), *inputs)
         assert_close(output, stored[f"{name}/output"])
         assert_close(gradient, stored[f"{name}/gradient"])
 
@@ -108,9 +115,14 @@ def check_block(module, block, place, *shapes):
     cotangent = torch.cos(torch.arange(output.numel()) % 97).reshape(output.shape)
     gradients = torch.autograd.grad((output * cotangent).sum(), torch_inputs)
 
-    actual, vjp = jax.vjp(jax.jit(lambda *inputs: block(*inputs)), *inputs)
+    def run(block, inputs, cotangent):
+        output, vjp = jax.vjp(lambda inputs: block(*inputs), inputs)
+        return output, vjp(cotangent)[0]
+
+    channels_last = jnp.moveaxis(jnp.asarray(cotangent.numpy()), 1, -1)
+    actual, actual_gradients = jax.jit(run, compiler_options=QUICK)(block, inputs, channels_last)
     assert_close(actual, np.moveaxis(output.detach().numpy(), 1, -1))
-    for gradient, expected in zip(vjp(jnp.moveaxis(jnp.asarray(cotangent.numpy()), 1, -1)), gradients, strict=True):
+    for gradient, expected in zip(actual_gradients, gradients, strict=True):
         assert_close(gradient, np.moveaxis(expected.numpy(), 1, -1))
 
 
@@ -119,14 +131,14 @@ def check_block(module, block, place, *shapes):
 def test_residual_block_matches_torch(adm, kind, scale_shift):
     config = replace(BLOCKS, scale_shift_norm=scale_shift)
     resample = {"up": up, "down": down}.get(kind)
-    width = 64 if kind == "skip" else 32
-    block = ResBlock(config, 32, width, resample=resample, **KEYWORDS)
-    module = adm.ResBlock(32, 128, 0.0, width, use_scale_shift_norm=scale_shift, up=kind == "up", down=kind == "down")
-    check_block(module, block, "input_blocks.1.0", (2, 8, 6, 32), (2, 128))
+    width = 96 if kind == "skip" else 64
+    block = ResBlock(config, 64, width, resample=resample, **KEYWORDS)
+    module = adm.ResBlock(64, 128, 0.0, width, use_scale_shift_norm=scale_shift, up=kind == "up", down=kind == "down")
+    check_block(module, block, "input_blocks.1.0", (2, 8, 6, 64), (2, 128))
 
 
 @pytest.mark.parametrize("new_order", [False, True], ids=["legacy", "new"])
-@pytest.mark.parametrize(("num_heads", "per_head"), [(1, None), (4, None), (1, 16), (2, 64)])
+@pytest.mark.parametrize(("num_heads", "per_head"), [(4, None), (2, 16)])
 def test_attention_matches_torch(adm, new_order, num_heads, per_head):
     """By number of heads, and by channels per head, which wins where both are given."""
     config = replace(BLOCKS, num_heads=num_heads, num_head_channels=per_head, new_attention_order=new_order)
@@ -146,34 +158,28 @@ def test_resampling_by_convolution_matches_torch(adm, module, block, place):
 @pytest.mark.parametrize(
     "config",
     [
-        replace(BLOCKS, channel_mult=(1, 1, 2), num_res_blocks=2, attention_resolutions=(8, 4)),
         replace(BLOCKS, scale_shift_norm=False, num_heads=2, num_head_channels=None, num_classes=7),
         replace(CONVS, scale_shift_norm=True, out_channels=6, in_channels=1, num_classes=None),
-        replace(BLOCKS, new_attention_order=True, channel_mult=(2,), attention_resolutions=()),
+        replace(BLOCKS, new_attention_order=True, channel_mult=(2,), num_res_blocks=2, attention_resolutions=()),
     ],
-    ids=["three-levels", "added-classes-heads", "convs-scale-shift", "one-level-new-order"],
+    ids=["added-classes-heads", "convs-scale-shift", "one-level-new-order"],
 )
 def test_network_matches_torch(adm, config):
-    check_against_torch(config, config.image_size, seed=2)
+    check_against_torch(config, config.image_size, run_once, seed=2)
 
 
 def test_network_with_other_norm_groups_matches_torch(adm, monkeypatch):
     import torch
 
     monkeypatch.setattr(adm, "normalization", lambda channels: torch.nn.GroupNorm(8, channels))
-    check_against_torch(replace(FACES_32, channels=16, num_head_channels=16), 16)
-
-
-def test_network_matches_torch_off_its_image_size(adm):
-    """The network is fully convolutional; only where attention sits depends on its own image size."""
-    check_against_torch(BLOCKS, 24)
+    check_against_torch(replace(FACES_32, channels=16, num_head_channels=16), 16, run_once)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [64, 256])
 def test_ffhq_network_matches_torch(adm, size):
     """All 93,563,910 parameters, at 256 pixels with the attention over 16 x 16 it was made for."""
-    check_against_torch(FFHQ_256, size)
+    check_against_torch(FFHQ_256, size, run_network)
 
 
 def test_known_networks_have_their_published_size():
@@ -252,7 +258,7 @@ def test_misfits_are_refused_by_name():
     missing = {name: array for name, array in weights.items() if name != bias}
     with pytest.raises(ValueError, match=f"missing `{bias}`$"):
         from_torch(missing, BLOCKS)
-    with pytest.raises(ValueError, match="unexpected `middle_block.3.bias`$"):
+    with pytest.raises(ValueError, match=r"unexpected `middle_block\.3\.bias`$"):
         from_torch(weights | {"middle_block.3.bias": weights[bias]}, BLOCKS)
     with pytest.raises(ValueError, match=rf"of another shape: `{norm}` \(31,\) where \(32,\) is needed$"):
         from_torch(weights | {norm: weights[norm][1:]}, BLOCKS)
@@ -266,11 +272,9 @@ def test_misfits_are_refused_by_name():
 # The commands, as a user runs them. A prior folder that holds only a configuration says what shapes do not show.
 
 
-@pytest.fixture
-def work(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    save_prior("like", from_torch(draw_weights(BLOCKS), BLOCKS), PriorConfig(BLOCKS))
-    return tmp_path
+class Hostile:
+    def __reduce__(self):
+        return os.system, ("touch hacked",)
 
 
 def save_torch(path, weights, dtype="float32"):
@@ -280,10 +284,33 @@ def save_torch(path, weights, dtype="float32"):
     return tensors
 
 
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A small prior and its checkpoint, and checkpoints that do not fit it."""
+    folder, weights = tmp_path_factory.mktemp("files"), draw_weights(BLOCKS)
+    save_prior(folder / "like", from_torch(weights, BLOCKS), PriorConfig(BLOCKS))
+    save_torch(folder / "x.pt", weights)
+    save_torch(folder / "extra.pt", weights | {"extra.bias": weights["out.0.bias"]})
+    save_torch(folder / "text.pt", {"words.weight": weights["out.0.bias"]})
+    pytest.importorskip("torch").save({"weights": Hostile()}, folder / "hostile.pt")
+    return folder
+
+
+@pytest.fixture
+def work(files, tmp_path, monkeypatch):
+    shutil.copytree(files, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def added_files(work, files):
+    return sorted({p.name for p in work.iterdir()} - {p.name for p in files.iterdir()})
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_round_trip_through_files_is_bit_exact(work, dtype, capsys):
-    torch = pytest.importorskip("torch")
-    pytest.importorskip("azula")
+def test_round_trip_through_files_is_bit_exact(work, files, adm, dtype, capsys):
+    import torch
+
     tensors = save_torch("x.pt", draw_weights(BLOCKS), dtype)
     assert main(["unet", "x.pt", "prior", "--config", "like"]) == 0
     assert f"{sum(t.numel() for t in tensors.values()):,} parameters, {dtype}" in capsys.readouterr().out
@@ -294,7 +321,7 @@ def test_round_trip_through_files_is_bit_exact(work, dtype, capsys):
     for name, tensor in tensors.items():
         assert back[name].dtype == tensor.dtype
         assert torch.equal(back[name].view(torch.uint8), tensor.view(torch.uint8)), name
-    assert sorted(path.name for path in work.iterdir()) == ["back.pt", "like", "prior", "x.pt"]
+    assert added_files(work, files) == ["back.pt", "prior"]
 
 
 def test_converted_prior_loads_and_computes_as_torch(work, adm):
@@ -307,7 +334,7 @@ def test_converted_prior_loads_and_computes_as_torch(work, adm):
     assert config.source["file"] == "x.pt"
     assert len(config.source["sha256"]) == 64
     network = load_prior("prior").network
-    output, gradient = run_network(network, *inputs)
+    output, gradient = run_once(network, *inputs)
     expected_output, expected_gradient = run_torch_unet(CONVS, weights, *inputs)
     assert_close(output, expected_output)
     assert_close(gradient, expected_gradient)
@@ -321,7 +348,8 @@ def test_variance_follows_the_output(work, channels, variance):
 
 
 def test_wrapped_checkpoint_says_what_was_taken(work, capsys):
-    torch = pytest.importorskip("torch")
+    import torch
+
     weights = draw_weights(BLOCKS)
     doubled = {f"module.{name}": torch.from_numpy(2 * array) for name, array in weights.items()}
     plain = {name: torch.from_numpy(array) for name, array in weights.items()}
@@ -329,7 +357,7 @@ def test_wrapped_checkpoint_says_what_was_taken(work, capsys):
     assert main(["unet", "x.pt", "prior", "--config", "like"]) == 0
     assert "taken from `ema`" in capsys.readouterr().out
     assert read_config("prior").source["state_dict"] == "ema"
-    stored = parameters(load_prior("prior").network)
+    stored, _ = read_prior("prior")
     np.testing.assert_array_equal(stored["out_norm.bias"], 2 * weights["out.0.bias"])
 
 
@@ -359,19 +387,6 @@ def bad(*arguments, sentence):
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(work, capsys, arguments, sentence):
-    torch = pytest.importorskip("torch")
-    weights = draw_weights(BLOCKS)
-    save_torch("x.pt", weights)
-    save_torch("extra.pt", weights | {"extra.bias": weights["out.0.bias"]})
-    save_torch("text.pt", {"words.weight": weights["out.0.bias"]})
-
-    class Hostile:
-        def __reduce__(self):
-            import os
-
-            return os.system, ("touch hacked",)
-
-    torch.save({"weights": Hostile()}, "hostile.pt")
     before = sorted(work.rglob("*"))
     assert main(arguments) == 2
     captured = capsys.readouterr()
@@ -382,7 +397,6 @@ def test_bad_input_is_one_sentence_and_exit_code_2(work, capsys, arguments, sent
 
 
 def test_full_folder_is_replaced_only_on_request(work):
-    save_torch("x.pt", draw_weights(BLOCKS))
     assert main(["unet", "x.pt", "like", "--config", "like"]) == 2
     assert main(["unet", "x.pt", "like", "--config", "like", "--overwrite"]) == 0
     assert read_config("like").source["file"] == "x.pt"
@@ -397,11 +411,11 @@ def test_export_without_torch_says_what_to_install(work, monkeypatch, capsys):
 
 def test_download_converts_and_keeps_the_checkpoint(work, monkeypatch, capsys):
     """The published address is replaced by one on this machine, the network by a small one."""
-    save_torch("x.pt", draw_weights(BLOCKS))
     fetched = []
 
     def fake(url, path, min_size, progress):
         fetched.append((url, min_size))
+        path.parent.mkdir()
         path.write_bytes((work / "x.pt").read_bytes())
         progress(5, 10)
 
@@ -417,8 +431,6 @@ def test_download_converts_and_keeps_the_checkpoint(work, monkeypatch, capsys):
 
 @pytest.mark.parametrize("command", ["unet", "download"])
 def test_interrupt_leaves_nothing_half_written(work, monkeypatch, capsys, command):
-    save_torch("x.pt", draw_weights(BLOCKS))
-
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 

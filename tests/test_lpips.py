@@ -41,6 +41,8 @@ CONVS = {
 COMPARED = {"alex": [0, 3, 6, 8, 10], "vgg": [2, 7, 14, 21, 28]}
 VGG_NAMES = [f"conv{b}_{i}" for b, n in enumerate((2, 2, 3, 3, 3), 1) for i in range(1, n + 1)]
 
+# Compiling the larger network takes most of the time of these tests.
+both_nets = pytest.mark.parametrize("net", ["alex", pytest.param("vgg", marks=pytest.mark.slow)])
 distance = jax.jit(LPIPS.__call__)
 distance_and_gradient = jax.jit(jax.value_and_grad(LPIPS.__call__, argnums=1))
 
@@ -55,8 +57,7 @@ def torch_arrays(net):
         backbone[f"features.{index}.bias"] = 0.1 * rng.standard_normal(outputs, np.float32)
     widths = [c[2] for c in CONVS[net] if c[0] in COMPARED[net]]
     heads = {
-        f"lin{i}.model.1.weight": rng.uniform(0, 1 / n, (1, n, 1, 1)).astype(np.float32)
-        for i, n in enumerate(widths)
+        f"lin{i}.model.1.weight": rng.uniform(0, 1 / n, (1, n, 1, 1)).astype(np.float32) for i, n in enumerate(widths)
     }
     return backbone, heads
 
@@ -70,8 +71,11 @@ def pair(h=33, w=48, seed=0):
 @pytest.fixture(scope="module")
 def weights():
     """For each net: PyTorch's backbone and heads, and the arrays made from them."""
-    made = {net: torch_arrays(net) for net in ("alex", "vgg")}
-    return {net: (*both, lpips_from_torch(net, *both)) for net, both in made.items()}
+    alex, vgg = torch_arrays("alex"), torch_arrays("vgg")
+    return {
+        "alex": (*alex, lpips_from_torch("alex", *alex)),
+        "vgg": (*vgg, lpips_from_torch("vgg", *vgg)),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +119,8 @@ def torch_lpips(net, backbone, heads, x, reference):
                 yield image / (torch.sqrt(torch.sum(image**2, dim=1, keepdim=True)) + 1e-10)
 
     pairs = zip(heads, features(x), features(reference), strict=True)
-    return sum(functional.conv2d((a - b) ** 2, head).mean() for head, a, b in pairs)
+    terms = [functional.conv2d((a - b) ** 2, head).mean() for head, a, b in pairs]
+    return torch.stack(terms).sum()
 
 
 def to_torch(image, dtype="float32"):
@@ -131,7 +136,7 @@ def test_value_equals_pytorch(lpips, weights, seed):
     np.testing.assert_allclose(distance(lpips, x, reference), float(expected), rtol=1e-5)
 
 
-@pytest.mark.parametrize("net", ["alex", pytest.param("vgg", marks=pytest.mark.slow)])
+@both_nets
 def test_gradient_equals_pytorch_in_float64(net, weights, files):
     lpips = load_lpips(net, files / f"lpips_{net}.npz")
     backbone, heads, _ = weights[net]
@@ -142,8 +147,8 @@ def test_gradient_equals_pytorch_in_float64(net, weights, files):
     with jax.enable_x64(True):
         images = jnp.asarray(x, jnp.float64), jnp.asarray(reference, jnp.float64)
         _, found = distance_and_gradient(lpips, *images)
-        # The shift and scale are stored in float32, 3e-8 from PyTorch's float64 ones.
-        assert np.linalg.norm(found - expected) <= 1e-5 * np.linalg.norm(expected)
+    # In float64, because in float32 a rounded feature that changes sign moves the gradient by 1 %.
+    assert np.linalg.norm(np.asarray(found) - expected) <= 1e-12 * np.linalg.norm(expected)
 
 
 def test_value_equals_lpips_j(weights, files, monkeypatch):
@@ -159,22 +164,21 @@ def test_value_equals_lpips_j(weights, files, monkeypatch):
 
     arrays = weights["vgg"][2]
     params = {
-        "vgg": {
-            name: {k: arrays[f"conv{i}/{k}"] for k in ("kernel", "bias")}
-            for i, name in enumerate(VGG_NAMES)
-        }
+        "vgg": {name: {k: arrays[f"conv{i}/{k}"] for k in ("kernel", "bias")} for i, name in enumerate(VGG_NAMES)}
     } | {f"lins_{i}": {"kernel": arrays[f"head{i}"][None, None, :, None]} for i in range(5)}
     x, reference = pair()
-    expected = Offline().apply({"params": params}, x[None], reference[None])
+    expected = jax.jit(Offline().apply)({"params": params}, x[None], reference[None])
     found = distance(load_lpips("vgg", files / "lpips_vgg.npz"), x, reference)
     np.testing.assert_allclose(found, np.squeeze(expected), rtol=1e-5)
 
 
-def test_equal_images_are_at_distance_zero_with_a_zero_gradient(lpips):
-    _, x = pair()
-    value, gradient = distance_and_gradient(lpips, x, x)
-    assert value == 0
-    np.testing.assert_array_equal(gradient, 0)
+@both_nets
+def test_equal_images_are_at_distance_zero_with_a_zero_gradient(net, files):
+    x, _ = pair()
+    value, gradient = distance_and_gradient(load_lpips(net, files / f"lpips_{net}.npz"), x, x)
+    # Zero but for compiled code that rounds one of the two equal features less than the other.
+    assert 0 <= value < 1e-14
+    assert 0 <= np.max(np.abs(gradient)) < 1e-10
 
 
 def test_distance_is_symmetric_and_positive(lpips):
@@ -197,15 +201,19 @@ def test_gradient_is_finite_where_features_vanish(weights, tmp_path, dead):
     assert bool(jnp.all(gradient == 0)) is dead
 
 
-def test_jitted_vmap_equals_a_loop(lpips):
+@both_nets
+def test_jitted_vmap_equals_a_loop(net, files):
+    lpips = load_lpips(net, files / f"lpips_{net}.npz")
     pairs = [pair(seed=seed) for seed in range(3)]
     xs, references = (jnp.stack(v) for v in zip(*pairs, strict=True))
     batched = jax.jit(jax.vmap(LPIPS.__call__, in_axes=(None, 0, 0)))(lpips, xs, references)
     np.testing.assert_allclose(batched, [distance(lpips, *p) for p in pairs], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_new_instance_is_random_and_of_the_loaded_structure(files):
-    first, second = (LPIPS("alex", rngs=nnx.Rngs(seed)) for seed in range(2))
+    make = jax.jit(lambda key: LPIPS("alex", rngs=nnx.Rngs(key)))
+    first, second = make(jax.random.key(0)), make(jax.random.key(1))
     assert distance(first, *pair()) != distance(second, *pair())
     assert distance(first, *pair()) > 0
     loaded = load_lpips("alex", files / "lpips_alex.npz")
@@ -215,7 +223,7 @@ def test_a_new_instance_is_random_and_of_the_loaded_structure(files):
 @pytest.mark.parametrize(
     ("x", "reference", "message"),
     [
-        (np.zeros((40, 40, 1), np.float32), np.zeros((40, 40, 1), np.float32), "repeat the channel"),
+        (np.zeros((40, 40, 1), np.float32), np.zeros((40, 40, 1), np.float32), "repeat a grey image"),
         (np.zeros((2, 40, 40, 3), np.float32), np.zeros((40, 40, 3), np.float32), "jax.vmap"),
         (np.zeros((40, 40, 3), np.uint8), np.zeros((40, 40, 3), np.float32), "got uint8"),
         (np.zeros((40, 40, 3), np.float32), np.zeros((40, 41, 3), np.float32), "equal shapes"),
@@ -239,9 +247,7 @@ def test_unknown_net_is_refused():
         load_lpips("squeeze")  # pyright: ignore[reportArgumentType]
 
 
-def test_weights_are_sought_in_the_named_folder_then_in_the_user_cache(
-    weights, nowhere, monkeypatch
-):
+def test_weights_are_sought_in_the_named_folder_then_in_the_user_cache(weights, nowhere, monkeypatch):
     arrays = weights["alex"][2]
     images = pair()
     save_lpips(nowhere / "cache" / "jaxdiff" / "lpips_alex.npz", "alex", arrays)
@@ -254,9 +260,7 @@ def test_weights_are_sought_in_the_named_folder_then_in_the_user_cache(
     np.testing.assert_allclose(found, 2 * cached, rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("net", "backbone"), [("vgg", "vgg16-397923af.pth"), ("alex", "alexnet-owt-7be5be79.pth")]
-)
+@pytest.mark.parametrize(("net", "backbone"), [("vgg", "vgg16-397923af.pth"), ("alex", "alexnet-owt-7be5be79.pth")])
 def test_missing_weights_name_the_command_and_touch_no_network(nowhere, monkeypatch, net, backbone):
     def refuse(*_):
         raise AssertionError("the network was touched")
@@ -318,9 +322,7 @@ def test_weights_of_another_net_are_refused(files):
         ("head0", np.zeros(64, np.int32), "got int32"),
     ],
 )
-def test_names_and_shapes_are_strict_in_both_directions(
-    weights, tmp_path, monkeypatch, name, array, message
-):
+def test_names_and_shapes_are_strict_in_both_directions(weights, tmp_path, monkeypatch, name, array, message):
     arrays = {k: v for k, v in weights["alex"][2].items() if k != name}
     arrays |= {} if array is None else {name: array}
     with pytest.raises(ValueError, match=message):

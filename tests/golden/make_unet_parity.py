@@ -1,6 +1,6 @@
 """Write `unet_parity.npz`: outputs and input gradients of two small networks in the original PyTorch code.
 
-Run `python tests/golden/make_unet_parity.py` with PyTorch and azula (which carries the original UNet) installed.
+Run `python -m tests.golden.make_unet_parity` with PyTorch and azula (which carries the original UNet) installed.
 The weights are drawn again from a seed when the file is used, so that only results are stored.
 """
 

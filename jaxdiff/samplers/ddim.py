@@ -1,0 +1,49 @@
+"""Implicit sampling of the prior, in few steps."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from jaxdiff.denoiser import Prior
+from jaxdiff.pytree import pytree
+from jaxdiff.sampling import Time, perturb
+
+
+@pytree
+class DDIM:
+    r"""Denoising diffusion with as much fresh noise as one asks for: none (`eta = 0`) up to DDPM's (`eta = 1`).
+
+    .. math::
+        x_s = \alpha_s \hat x_0 + \sqrt{\sigma_s^2 - \sigma^2}\, \hat\epsilon + \sigma z, \qquad
+        \sigma = \eta \frac{\sigma_s}{\sigma_t} \sqrt{1 - \bar\alpha_t / \bar\alpha_s}, \quad
+        \hat\epsilon = (x_t - \alpha_t \hat x_0) / \sigma_t
+
+    `eps_hat` follows from the clipped `x0_hat`, as in guided-diffusion.
+
+    Args:
+        denoiser: the prior; its variance plays no part.
+        eta: fraction of DDPM's (`fixed_small`) noise, from 0 to 1.
+
+    References:
+        Song et al., 2020, https://arxiv.org/abs/2010.02502, equations 12 and 16.
+    """
+
+    denoiser: Prior
+    eta: float = 0.0
+
+    def init(self, key: PRNGKeyArray, t: Time) -> Float[Array, "h w c"]:
+        """Draws noise of the level of time `t`."""
+        return perturb(self.denoiser.schedule, key, jnp.zeros(self.denoiser.image_shape), t)
+
+    def step(
+        self, key: PRNGKeyArray, x_t: Float[Array, "h w c"], t: Time, s: Time
+    ) -> tuple[Float[Array, "h w c"], Float[Array, "h w c"]]:
+        """Takes one DDIM step."""
+        schedule = self.denoiser.schedule
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
+        x0_hat = self.denoiser.predict(x_t, t).x0_hat
+        eps_hat = (x_t - alpha_t * x0_hat) / sigma_t
+        variance = self.eta**2 * schedule.posterior_variance(t, s)
+        # Rounding can take the difference below zero where sigma_s is small.
+        x_s = alpha_s * x0_hat + jnp.sqrt(jnp.maximum(sigma_s**2 - variance, 0.0)) * eps_hat
+        return x_s + jnp.sqrt(variance) * jax.random.normal(key, x_t.shape), x0_hat
