@@ -1,6 +1,7 @@
 """Run `python -m convert_weights`: exit code 0, 2 after one sentence about bad input, 130 after Ctrl-C."""
 
 import gc
+import os
 import sys
 from collections.abc import Sequence
 
@@ -23,11 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         command.run()
     except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
         how_to_go_on = "run the same command again" if command is None else command.interrupted
-        print(f"stopped: {how_to_go_on}", file=sys.stderr)
+        print(f"stopped: {how_to_go_on}", file=sys.stderr, flush=True)
         return 130
     return 0
 
@@ -35,4 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 if __name__ == "__main__":
     # JAX hooks into the garbage collector, and Python drops a Ctrl-C that arrives there; so short a run needs none.
     gc.disable()
-    sys.exit(main())
+    code = main()
+    if code:
+        # Orbax's threads would complain at length about files that are gone.
+        sys.stdout.flush()
+        os._exit(code)

@@ -11,7 +11,7 @@ import tyro
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from convert_weights.architecture import KNOWN, infer_config
-from convert_weights.download import SOURCES, download
+from convert_weights.download import SOURCES, check_space, download
 from convert_weights.torch_file import read_checkpoint, read_state_dict
 from convert_weights.unet import from_torch, to_torch
 from jaxdiff.checkpoint import SHIPPED, PriorConfig, read_config, read_prior, save_prior
@@ -143,6 +143,7 @@ def _convert(source: Path, out_dir: Path, like: PriorConfig | None, overwrite: b
     if learned != (config.variance == "learned_range"):
         # Where the variance is not learned, guided-diffusion takes the larger of the two fixed ones.
         config = replace(config, variance="learned_range" if learned else "fixed_large")
+    check_space(out_dir, sum(weight.nbytes for weight in weights.values()))
     save_prior(out_dir, weights, config, overwrite=overwrite)
     count = sum(weight.size for weight in weights.values())
     dtypes = ", ".join(sorted({str(weight.dtype) for weight in weights.values()}))
@@ -151,7 +152,9 @@ def _convert(source: Path, out_dir: Path, like: PriorConfig | None, overwrite: b
 
 
 def _check_free(out_dir: Path, overwrite: bool) -> None:
-    if out_dir.is_file() or (out_dir.is_dir() and any(out_dir.iterdir()) and not overwrite):
+    if out_dir.is_file():
+        raise FileExistsError(f"{out_dir} is a file, a prior is a folder")
+    if out_dir.is_dir() and any(out_dir.iterdir()) and not overwrite:
         raise FileExistsError(f"{out_dir} exists and is not empty; choose another folder or give --overwrite")
 
 
@@ -192,10 +195,14 @@ def _save_torch(tensors: dict[str, np.ndarray], path: Path) -> None:
             return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
         return torch.from_numpy(array)
 
+    check_space(path, sum(array.nbytes for array in tensors.values()))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        torch.save({name: tensor(array) for name, array in tensors.items()}, temporary)
+        with temporary.open("wb") as file:
+            torch.save({name: tensor(array) for name, array in tensors.items()}, file)
         os.replace(temporary, path)
+    except RuntimeError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)

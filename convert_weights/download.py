@@ -75,7 +75,7 @@ def download(
         if (size is not None and total != size) or (total is not None and total < min_size):
             expected = f"{size:,}" if size is not None else f"at least {min_size:,}"
             raise ValueError(f"{url} has {total:,} bytes, the checkpoint has {expected}")
-        _check_space(part, body.offset, total)
+        check_space(part, (total or 0) - body.offset)
         received = _receive(body, part, total, progress)
     if received < max(min_size, total or 0):
         raise OSError(_broken(received, total, "the server ended the transfer early"))
@@ -144,7 +144,9 @@ def _broken(received: int, total: int | None, reason: str) -> str:
     return f"stopped after {received:,}{of_total} bytes ({reason}); the same command continues there"
 
 
-def _check_space(part: Path, offset: int, total: int | None) -> None:
-    free = shutil.disk_usage(part.parent).free
-    if total is not None and total - offset > free:
-        raise OSError(f"{part.parent} has {free:,} bytes free, {total - offset:,} are needed")
+def check_space(path: Path, needed: int) -> None:
+    """Raise OSError if the disk that `path` will lie on has less than `needed` bytes free."""
+    folder = next(folder for folder in path.resolve().parents if folder.exists())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(f"{folder} has {free:,} bytes free, {needed:,} are needed")

@@ -27,6 +27,9 @@ MAX_EXPANSION = 10
 # What the legacy format starts with: protocol 2 and the number 0x1950a86a20f9469cfc6c.
 LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")
 
+# What `zipfile` raises for a damaged archive.
+DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError, UnicodeError, OverflowError)
+
 DTYPES = {
     "Float": np.dtype(np.float32),
     "Double": np.dtype(np.float64),
@@ -91,8 +94,10 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     try:
         with zipfile.ZipFile(path) as archive:
             return _read_archive(archive, path)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-        raise ValueError(f"{path} is truncated or damaged ({error}); download or copy it again") from error
+    except DAMAGE as error:
+        raise ValueError(
+            f"{path} is truncated or damaged ({error}); delete it, and download or copy it again"
+        ) from error
 
 
 def _check_kind(path: Path) -> None:
@@ -161,7 +166,8 @@ def _array(view: _View, data: bytes, big_endian: bool, name: str) -> np.ndarray:
 
 def _find_views(content: object, path: Path) -> tuple[dict[str, _View], str]:
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a dict of named tensors")
+        kind = "tensor" if isinstance(content, _View) else type(content).__name__
+        raise ValueError(f"{path} holds a {kind}, not a dict of named tensors")
     for wrapper in (*WRAPPERS, ""):
         candidate = content.get(wrapper) if wrapper else content
         if isinstance(candidate, dict):

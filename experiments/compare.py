@@ -23,7 +23,6 @@ import numpy as np
 import tyro
 from jaxtyping import Array, Float
 from rich.console import Console
-from rich.markdown import Markdown
 
 from experiments.errors import UserError, exit_on_user_error
 from experiments.problems import METHODS, TASKS, Run, chosen, load_truth, make_operator, make_run
@@ -284,6 +283,8 @@ def main(config: Config) -> None:
     methods = chosen(config.methods, list(METHODS), "method")
     console = Console()
     denoiser, truth = load_truth(config.prior, config.image, config.face, config.size)
+    if config.steps > denoiser.schedule.num_times:
+        raise UserError(f"--steps must be between 1 and {denoiser.schedule.num_times}, got {config.steps}.")
     settings = settings_of(config, denoiser, truth)
     open_folder(config, settings)
     console.print(
@@ -300,9 +301,9 @@ def main(config: Config) -> None:
     write_atomically(config.out / "table.md", table)
     write_atomically(config.out / "config.json", record(settings, cells))
     write_images(config.out, truth, cells, config.sigma)
-    console.print(Markdown(table))
+    console.print(table, soft_wrap=True, highlight=False, markup=False)
     for message in missing:
-        console.print(f"LPIPS reads n/a: {message}", highlight=False, style="dim")
+        console.print(f"LPIPS reads n/a: {message}", soft_wrap=True, highlight=False, style="dim")
     console.print(f"written to {config.out}: figure.png, table.md, metrics.csv, config.json", highlight=False)
 
 

@@ -61,8 +61,8 @@ def load_truth(prior: str, image: Path | None, face: int, size: int | None) -> t
     denoiser = load_prior(prior)
     side = denoiser.image_shape[0] if size is None else size
     factor = 2 ** (len(denoiser.network.config.channel_mult) - 1)
-    if side < factor or side % factor:
-        raise UserError(f"--size must be a multiple of {factor} for this prior, got {side}.")
+    if side < 16 or side % factor:
+        raise UserError(f"--size must be at least 16 and a multiple of {factor} for this prior, got {side}.")
     truth = held_out_face(face, side) if image is None else read_photo(image, side)
     return replace(denoiser, image_shape=truth.shape), truth
 

@@ -75,7 +75,10 @@ def run_with_progress(
         TextColumn("steps, left"),
         TimeRemainingColumn(),
     )
-    with compile_meter() as compilation, Progress(*columns, console=console, transient=True) as progress:
+    with (
+        compile_meter() as compilation,
+        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
+    ):
         bar = progress.add_task(title, total=num_steps * batches)
         samples = sample_many(
             run.sampler,

@@ -204,7 +204,7 @@ def make_train_step(
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.weights)
         weights: Any = optax.apply_updates(state.weights, updates)
         average = average_weights(state.average, weights, state.step, decay)
-        report = report | {"loss": loss, "gradient_norm": optax.global_norm(gradient)}
+        report = report | {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
         return TrainState(weights, average, optimizer_state, state.step + 1), report
 
     return train_step

@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from jaxdiff import DDIM, DDPM, DPS, DPSLikelihood, DPSNorm, GaussianDenoiser, ScoreALD, SDEdit
 from jaxdiff.operators import Blur, BoxMask, GaussianBlur, Identity, Mask, RandomMask, measure
 from jaxdiff.samplers import over_gamma, over_variance, twice_over_variance
 from jaxdiff.schedule import linear
+from jaxdiff.unet import UNet, UNetConfig
 
 SHAPE = (8, 8, 3)
 SIGMA_Y = 0.05
@@ -49,6 +51,14 @@ SAMPLERS: dict[str, Callable[[Any, Any, jax.Array], Any]] = {
     # In the dozen steps of most tests the full likelihood (zeta = 1) overshoots, and rounding grows with it.
     "dps_likelihood": lambda denoiser, operator, y: DPSLikelihood(denoiser, operator, y, SIGMA_Y, zeta=0.01),
 }
+
+
+def random_weights(config: UNetConfig, seed: int = 0) -> dict[str, np.ndarray]:
+    """Weights of a network, none of them zero; far quicker than building it, which compiles every initialiser."""
+    network: Any = nnx.eval_shape(lambda: UNet(config, rngs=nnx.Rngs(0)))
+    rng = np.random.default_rng(seed)
+    flat = nnx.to_flat_state(nnx.state(network, nnx.Param))
+    return {".".join(map(str, path)): 0.1 * rng.normal(size=v.shape).astype(np.float32) for path, v in flat}
 
 
 def gaussian_denoiser() -> GaussianDenoiser:

@@ -263,7 +263,7 @@ def test_malformed_pickle_is_one_sentence(tmp_path, garbage):
         ({"a": {"b": {"c": tensor()}}}, None, {}, "holds no state dict"),
         ({"model": {3: tensor()}}, None, {}, "holds no state dict"),
         ([tensor()], None, {}, "holds a list, not a dict"),
-        (tensor(), None, {}, "not a dict of named tensors"),
+        (tensor(), None, {}, "holds a tensor, not a dict of named tensors"),
     ],
 )
 def test_inconsistent_file_is_refused(tmp_path, content, storages, extra, message):

@@ -1,0 +1,67 @@
+"""Who may import whom."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ALLOWED = {
+    "pytree": set(),
+    "schedule": {"pytree"},
+    "denoiser": {"pytree", "schedule"},
+    "operators": {"pytree"},
+    "sampling": {"denoiser", "schedule"},
+    "samplers": {"pytree", "denoiser", "sampling"},
+    "convolution": set(),
+    "unet": {"convolution"},
+    "checkpoint": {"denoiser", "schedule", "unet"},
+    "train": {"denoiser", "schedule", "unet"},
+    "metrics": set(),
+    "lpips": set(),
+    "images": set(),
+    "faces": set(),
+    "__init__": {"checkpoint", "denoiser", "operators", "samplers", "sampling", "schedule"},
+}
+SCRIPT_ONLY = {"torch", "tyro", "matplotlib", "gradio", "rich", "experiments", "convert_weights"}
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, also inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{a.name}" for a in node.names} if node.module == "jaxdiff" else {node.module}
+    return found
+
+
+def layer(path: Path) -> str:
+    """The name of a file's layer: the file, or the folder of the samplers."""
+    return "samplers" if path.parent.name == "samplers" else path.stem
+
+
+LIBRARY = sorted((ROOT / "jaxdiff").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_imports_point_down(path):
+    ours = {name.split(".")[1] for name in imports(path) if name.startswith("jaxdiff.")}
+    allowed = ALLOWED[layer(path)] | ({"samplers"} if path.name == "__init__.py" else set())
+    assert ours <= allowed
+    assert not {name.split(".")[0] for name in imports(path)} & SCRIPT_ONLY
+
+
+def test_samplers_never_import_each_other_operators_or_flax():
+    for path in (ROOT / "jaxdiff" / "samplers").glob("*.py"):
+        if path.name != "__init__.py":
+            names = imports(path)
+            assert not any(name.startswith(("flax", "jaxdiff.samplers", "jaxdiff.operators")) for name in names), path
+
+
+def test_only_sampling_scans_over_time():
+    loops = [
+        p.name for p in LIBRARY if any(word in p.read_text() for word in ("lax.scan(", "fori_loop(", "while_loop("))
+    ]
+    assert loops == ["sampling.py"]
