@@ -185,6 +185,7 @@ def _download_with_bar(url: str, path: Path, parameter_bytes: int) -> None:
 
 
 def _save_torch(tensors: dict[str, np.ndarray], path: Path) -> None:
+    check_space(path, sum(array.nbytes for array in tensors.values()))
     try:
         import torch
     except ImportError as error:
@@ -195,7 +196,6 @@ def _save_torch(tensors: dict[str, np.ndarray], path: Path) -> None:
             return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
         return torch.from_numpy(array)
 
-    check_space(path, sum(array.nbytes for array in tensors.values()))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -1,6 +1,6 @@
 """Posterior sampling for imaging inverse problems with diffusion priors, in JAX."""
 
-from jaxdiff import operators
+from jaxdiff import faces, operators
 from jaxdiff.checkpoint import PriorError, load_prior
 from jaxdiff.denoiser import Denoiser, GaussianDenoiser, Prediction
 from jaxdiff.samplers import DDIM, DDPM, DPS, DPSLikelihood, DPSNorm, ScoreALD, SDEdit, scale_gamma, scale_zeta
@@ -20,6 +20,7 @@ __all__ = [
     "SDEdit",
     "Schedule",
     "ScoreALD",
+    "faces",
     "load_prior",
     "operators",
     "sample",
