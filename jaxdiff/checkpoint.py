@@ -207,5 +207,10 @@ def _abstract(config: PriorConfig, dtype: DTypeLike) -> UNet:
 def _write_weights(path: Path, weights: Mapping[str, Any]) -> None:
     import orbax.checkpoint as ocp
 
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(path, {name: np.asarray(w) for name, w in weights.items()})
+    # Not StandardCheckpointer: its background threads would go on writing after a failure, into a folder being removed.
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+        try:
+            checkpointer.save(path, args=ocp.args.StandardSave({name: np.asarray(w) for name, w in weights.items()}))
+        except Exception as error:  # TensorStore raises many types when a disk is full
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise OSError(f"the weights cannot be written to {path.parent.parent}: {reason[0][:200]}") from error
