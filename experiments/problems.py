@@ -32,11 +32,11 @@ SDEDIT_START = 500
 """SDEdit's start time: used by Zhu, best in Qi."""
 
 ZETA = {"box": 1.0, "random": 1.0, "blur": 0.3}
-"""At 256x256: Zhu and Jacques use 1.0 for the box and 0.3 for the blur. For random inpainting 1.0 has Jacques' best PSNR,
-and Zhu's 0.1 fails."""
+"""At 256x256: Zhu and Jacques use 1.0 for the box and 0.3 for the blur. For random inpainting 1.0 has Jacques' best
+PSNR, and Zhu's 0.1 fails."""
 
 SMALL_ZETA = ZETA | {"blur": 1.0}
-"""Below 256x256. Scaled down, the blur's 0.3 is too weak: on `faces-32` it leaves the residual at 1.4 times the noise."""
+"""Below 256x256. Scaled down, the blur's 0.3 is too weak: on `faces-32` it leaves a residual of 1.4 times the noise."""
 
 GAMMA = {"box": (28.0, 33.0), "random": (28.0, 33.0), "blur": (10.0, 15.0)}
 """Jacques' best gamma at t = 0 and t = T - 1, for the weighting 1 / gamma."""

@@ -50,7 +50,7 @@ class Mask:
         ValueError: if the mask has another rank, other values, or hides everything.
     """
 
-    mask: Float[Array, "h w c"]
+    mask: Float[Array | np.ndarray, "h w c"]
 
     def __post_init__(self) -> None:
         mask = np.asarray(self.mask)
@@ -64,7 +64,7 @@ class Mask:
 
     def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
         """Sets the hidden pixels to zero."""
-        return self.mask * x
+        return jnp.asarray(self.mask) * x
 
     def observed(self, y: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
         """Returns the mask."""
@@ -72,7 +72,7 @@ class Mask:
 
     def pinv(self, y: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
         """Returns `mask * y`."""
-        return self.mask * y
+        return jnp.asarray(self.mask) * y
 
 
 @pytree
@@ -165,7 +165,7 @@ class Blur:
         ValueError: if a side is even, or the kernel is not a matrix of finite numbers.
     """
 
-    kernel: Float[Array, "kh kw"]
+    kernel: Float[Array | np.ndarray, "kh kw"]
 
     def __post_init__(self) -> None:
         kernel = np.asarray(self.kernel, np.float32)
@@ -177,7 +177,7 @@ class Blur:
 
     def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
         """Correlates the reflect-padded image with the kernel."""
-        return _correlate(x, self.kernel)
+        return _correlate(x, jnp.asarray(self.kernel))
 
 
 @pytree

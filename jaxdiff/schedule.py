@@ -31,7 +31,7 @@ class Schedule:
         """The number `T` of noisy times in the table."""
         return self.log_alpha_bar.shape[0] - 1
 
-    def alpha_bar(self, t: Int[Array, ""] | int) -> Float[Array, ""]:
+    def alpha_bar(self, t: Int[Array | np.ndarray, "*n"] | int) -> Float[Array, "*n"]:
         """Returns `alpha_bar_t = alpha_t ** 2`."""
         return jnp.exp(self.log_alpha_bar[t])
 

@@ -39,7 +39,7 @@ def test_round_trip_is_exact_and_runs(prior):
     assert weights.keys() == tiny_weights().keys()
     for name, value in tiny_weights().items():
         np.testing.assert_array_equal(weights[name], value)
-    denoiser = load_prior(prior)
+    denoiser: Any = load_prior(prior)
     x = jax.random.normal(jax.random.key(0), denoiser.image_shape)
     network = with_parameters(abstract(), tiny_weights())
     np.testing.assert_array_equal(denoiser.network(x, 3), network(x, 3))
@@ -52,7 +52,8 @@ def test_stored_precision_is_kept_and_computing_is_float32(tmp_path):
     half = {k: v.astype(np.float16) for k, v in tiny_weights().items()}
     save_prior(tmp_path / "half", half, PriorConfig(TINY))
     assert all(w.dtype == np.float16 for w in read_prior(tmp_path / "half")[0].values())
-    assert all(w.dtype == jnp.float32 for w in parameters(load_prior(tmp_path / "half").network).values())
+    network: Any = load_prior(tmp_path / "half").network
+    assert all(w.dtype == jnp.float32 for w in parameters(network).values())
     assert json.loads((tmp_path / "half" / "config.json").read_text())["dtypes"] == ["float16"]
 
 

@@ -4,8 +4,9 @@ import doctest
 import importlib
 import pkgutil
 
-import jaxdiff
 import pytest
+
+import jaxdiff
 
 MODULES = [m.name for m in pkgutil.walk_packages(jaxdiff.__path__, "jaxdiff.")]
 

@@ -128,7 +128,7 @@ def test_last_step_adds_no_noise():
         steps = [
             ancestral_step(linear(), jax.random.key(i), x_t, Prediction(0.5 * x_t, fraction), 0, -1) for i in (0, 1)
         ]
-        np.testing.assert_array_equal(*steps)
+        np.testing.assert_array_equal(steps[0], steps[1])
         np.testing.assert_allclose(steps[0], 0.5, atol=1e-6)
 
 

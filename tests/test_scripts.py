@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,6 +22,7 @@ from jaxdiff import PriorError, load_prior
 from jaxdiff.checkpoint import PriorConfig, parameters, save_prior
 from jaxdiff.images import read_image, write_image
 from jaxdiff.unet import UNetConfig
+from tests.conftest import random_weights
 
 ROOT = Path(__file__).parent.parent
 TINY = UNetConfig(16, 8, (1, 2), 1, (8,), num_heads=2, out_channels=6, norm_groups=4)
@@ -173,15 +175,15 @@ def test_training_runs_resumes_and_leaves_a_prior(tmp_path, capsys):
         attention_resolutions=(8,), checkpoint_every=2, sample_every=4, sample_steps=2, variance="learned_range",
     )  # fmt: skip
     train_faces.main(config)
-    denoiser = load_prior(tmp_path / "run" / "prior")
+    denoiser: Any = load_prior(tmp_path / "run" / "prior")
     assert (denoiser.target, denoiser.variance, denoiser.image_shape) == ("v", "learned_range", (16, 16, 3))
     assert read_image(tmp_path / "run" / "samples_000004.png").std() > 0
     with (tmp_path / "run" / "loss.csv").open() as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["4"]
     train_faces.main(replace(config, steps=6))
     assert "going on from step 4" in capsys.readouterr().out
-    new = parameters(load_prior(tmp_path / "run" / "prior").network)
-    old = parameters(denoiser.network)
+    longer: Any = load_prior(tmp_path / "run" / "prior")
+    new, old = parameters(longer.network), parameters(denoiser.network)
     assert any((new[name] != old[name]).any() for name in new)
 
 
