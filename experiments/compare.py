@@ -212,7 +212,7 @@ def run_cell(
     task, title = problem.task, f"{TASKS[problem.task]}, {METHODS[method]}"
     run = make_run(method, task, denoiser, problem.operator, problem.y, config.sigma, config.steps)
     used = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in run.settings.items())
-    console.print(f"{title}: {used}", highlight=False)
+    console.print(f"{title}: {used}", highlight=False, soft_wrap=True)
     samples, timing = draw_samples(config, title, run, config.out / "samples" / f"{task}_{method}.npz", console)
     scores = score(samples, truth, problem.operator, problem.y, config.sigma, nets)
     rows = [{"task": task, "method": method, "seed": k, **row} for k, row in enumerate(scores)]
