@@ -464,7 +464,7 @@ def test_interrupt_leaves_nothing_half_written(work, monkeypatch, capsys, comman
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("orbax.checkpoint.StandardCheckpointer.save", interrupt)
+    monkeypatch.setattr("orbax.checkpoint.Checkpointer.save", interrupt)
     monkeypatch.setattr(convert_weights.commands, "download", interrupt)
     before = sorted(work.rglob("*"))
     source = "x.pt" if command == "unet" else "ffhq-256"
