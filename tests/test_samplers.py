@@ -261,3 +261,6 @@ def test_defaults_scale_with_size_and_steps():
     assert scale_zeta(1.0, (32, 32, 3), 250) == pytest.approx(0.5)
     assert scale_gamma(12.0, over_gamma, 250) == 3.0
     assert scale_gamma(12.0, over_variance, 250) == 6.0
+    for weighting in (over_gamma, over_variance, twice_over_variance):
+        gamma = scale_gamma(12.0, weighting, 2)
+        assert weighting(0.0, gamma) == pytest.approx(1.0)

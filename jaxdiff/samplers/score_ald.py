@@ -93,7 +93,12 @@ class ScoreALD:
 def scale_gamma(gamma: float, weighting: Weighting, num_steps: int, num_times: int = 1000) -> float:
     """Adapts a gamma meant for `num_times` steps to a shorter run, so that the sum of all pulls stays the same.
 
-    The weight grows by `num_times / num_steps`: `over_gamma` divides gamma by this ratio, the other two by its root.
+    The weight grows by `num_times / num_steps`: `over_gamma` divides gamma by this ratio, the other two by its root. It
+    never grows past 1, a whole step onto the data, because a chain of twice that diverges.
+
+    >>> scale_gamma(12.0, over_gamma, 250), scale_gamma(12.0, over_gamma, 20)
+    (3.0, 1.0)
     """
     ratio = num_times / num_steps
-    return gamma / (ratio if weighting is over_gamma else ratio**0.5)
+    smallest = 2**0.5 if weighting is twice_over_variance else 1.0
+    return max(gamma / (ratio if weighting is over_gamma else ratio**0.5), smallest)
