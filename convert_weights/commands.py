@@ -187,7 +187,7 @@ def _download_with_bar(url: str, path: Path, parameter_bytes: int) -> None:
 def _save_torch(tensors: dict[str, np.ndarray], path: Path) -> None:
     check_space(path, sum(array.nbytes for array in tensors.values()))
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError("writing PyTorch files needs PyTorch: `pip install torch`") from error
 

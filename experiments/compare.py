@@ -155,7 +155,10 @@ def open_folder(config: Config, settings: dict[str, Any]) -> None:
             raise UserError(
                 f"{config.out} holds results of other settings; choose another --out, or replace them with --overwrite."
             )
-    (config.out / "samples").mkdir(parents=True, exist_ok=True)
+    try:
+        (config.out / "samples").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {config.out}: {error.strerror}; choose another --out.") from error
     if config.overwrite:
         for old_file in (config.out / "samples").glob("*.npz"):
             old_file.unlink()

@@ -147,7 +147,7 @@ def read_prior(directory: str | os.PathLike) -> tuple[dict[str, np.ndarray], Pri
 
     config = read_config(directory)
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
             weights = checkpointer.restore(Path(directory).resolve() / "weights")
     except Exception as error:  # Orbax and TensorStore raise many types for a damaged file
         reason = str(error).strip().splitlines() or [type(error).__name__]

@@ -82,7 +82,7 @@ def check_against_torch(config, size, run, seed=0):
 def adm():
     pytest.importorskip("torch")
     pytest.importorskip("azula")
-    import azula.plugins.adm._src.unet as module
+    import azula.plugins.adm._src.unet as module  # pyright: ignore[reportMissingImports]
 
     return module
 
@@ -102,7 +102,7 @@ def test_stored_results_of_torch(name):
 
 def check_block(module, block, place, *shapes):
     """Gives both blocks the same random weights through the conversion rules, and compares them on random inputs."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     random = np.random.default_rng(0)
     tensors = {}
@@ -179,7 +179,7 @@ def test_network_matches_torch(adm, config):
 
 
 def test_network_with_other_norm_groups_matches_torch(adm, monkeypatch):
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     monkeypatch.setattr(adm, "normalization", lambda channels: torch.nn.GroupNorm(8, channels))
     check_against_torch(replace(FACES_32, channel_mult=(1, 2), attention_resolutions=(16,)), 16, run_once)
@@ -200,7 +200,7 @@ def test_known_networks_have_their_published_size():
 
 @pytest.mark.parametrize("config", [*SMALL.values(), FFHQ_256, IMAGENET_256], ids=[*SMALL, "ffhq", "imagenet"])
 def test_names_and_shapes_are_those_of_torch(adm, config):
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     with torch.device("meta"):
         expected = {name: tuple(t.shape) for name, t in make_torch_unet(config).state_dict().items()}
@@ -318,7 +318,7 @@ def added_files(work, files):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_round_trip_through_files_is_bit_exact(work, files, adm, dtype, capsys):
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     weights = draw_weights(BLOCKS)
     tensors = {name: torch.from_numpy(array).to(getattr(torch, dtype)) for name, array in weights.items()}

@@ -54,7 +54,7 @@ def draw_weights(config: UNetConfig, seed: int = 0) -> dict[str, np.ndarray]:
 
 def make_torch_unet(config: UNetConfig):
     """Makes the original network of an architecture; its attention is placed by factors, not by pixels."""
-    from azula.plugins.adm._src.unet import UNetModel
+    from azula.plugins.adm._src.unet import UNetModel  # pyright: ignore[reportMissingImports]
 
     return UNetModel(
         image_size=config.image_size,
@@ -82,7 +82,7 @@ def run_torch_unet(
     cotangent: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns output and input gradient `J^T cotangent` of the original, for one image `(h, w, c)`."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     network = make_torch_unet(config).eval()
     network.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()}, strict=True)
