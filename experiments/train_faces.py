@@ -4,7 +4,7 @@
     python -m experiments.train_faces --data PHOTOS --size 64 --out runs/photos
 
 Writes into the run's folder: `checkpoints/` (a killed run goes on from the last one when the same command is given
-again), `loss.csv`, `samples_STEP.png` (unconditional samples above training images), and `prior/`, which
+again), `loss.csv` and `loss.png`, `samples_STEP.png` (unconditional samples above training images), and `prior/`, which
 `jaxdiff.load_prior` reads. On several devices the batch is split between them.
 """
 
@@ -24,6 +24,8 @@ import orbax.checkpoint as ocp
 import tyro
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jaxtyping import Float
+from PIL import Image, ImageDraw, ImageFont
 
 from experiments.errors import UserError, exit_on_user_error
 from jaxdiff.checkpoint import PriorConfig, parameters, save_prior
@@ -194,11 +196,32 @@ def _log(config: Config, step: int, reports: list[dict[str, Any]], seconds_per_s
         if fresh:
             writer.writeheader()
         writer.writerow({k: v if k == "step" else f"{v:.6g}" for k, v in row.items()})
+    with path.open() as file:
+        write_image(config.out / "loss.png", draw_curve(list(csv.DictReader(file))))
     left = seconds_per_step * (config.steps - step) / 60
     print(
         f"step {step}/{config.steps}  loss {row['loss']:.4f}  {seconds_per_step:.2f} s/step  {left:.0f} min left",
         flush=True,
     )
+
+
+def draw_curve(rows: list[dict[str, str]], width: int = 640, height: int = 360) -> Float[np.ndarray, "h w 3"]:
+    """Draws the loss and the squared error of `eps_hat` against the step, on a logarithmic scale."""
+    sheet = Image.new("RGB", (width, height), "white")
+    pen, font, margin = ImageDraw.Draw(sheet), ImageFont.load_default(size=14), 48
+    steps = np.array([int(row["step"]) for row in rows])
+    curves = {name: np.log10([float(row[name]) for row in rows]) for name in ("loss", "eps_error")}
+    low, high = (np.floor(10 * min(map(np.min, curves.values()))) / 10, max(map(np.max, curves.values())) + 0.05)
+    x = margin + (width - 2 * margin) * steps / steps[-1]
+    y_of = lambda value: height - margin + (2 * margin - height) * (value - low) / (high - low)
+    for tick in (low, (low + high) / 2, high):
+        pen.line([(margin, y_of(tick)), (width - margin, y_of(tick))], "lightgrey")
+        pen.text((4, y_of(tick) - 8), f"{10**tick:.3f}", "black", font)
+    for (name, values), colour in zip(curves.items(), ("navy", "darkorange"), strict=True):
+        pen.line(list(zip(x.tolist(), y_of(values).tolist(), strict=True)), colour, 2)
+        pen.text((x[-1], y_of(values[-1]) - 18), name, colour, font, anchor="ra")
+    pen.text((width / 2, height - margin + 12), f"step 0 to {steps[-1]}", "black", font, anchor="ma")
+    return np.asarray(sheet, np.float32) / 127.5 - 1
 
 
 def _draw_samples(config: Config, network: UNet, one_image: Callable, step: int) -> None:

@@ -178,6 +178,7 @@ def test_training_runs_resumes_and_leaves_a_prior(tmp_path, capsys):
     denoiser: Any = load_prior(tmp_path / "run" / "prior")
     assert (denoiser.target, denoiser.variance, denoiser.image_shape) == ("v", "learned_range", (16, 16, 3))
     assert read_image(tmp_path / "run" / "samples_000004.png").std() > 0
+    assert read_image(tmp_path / "run" / "loss.png").min() < 1
     with (tmp_path / "run" / "loss.csv").open() as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["4"]
     train_faces.main(replace(config, steps=6))
