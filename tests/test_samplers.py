@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxdiff import DDIM, DDPM, DPS, DPSLikelihood, DPSNorm, GaussianDenoiser, ScoreALD, SDEdit, sample, sample_many
-from jaxdiff.operators import Identity
+from jaxdiff.operators import Identity, RandomMask
 from jaxdiff.samplers import over_gamma, over_variance, scale_gamma, scale_zeta, twice_over_variance
 from jaxdiff.samplers.dps import residual_gradient
 from jaxdiff.schedule import linear, time_grid
@@ -66,6 +66,8 @@ def test_new_numbers_cost_no_trace(sampler):
         value = getattr(sampler, field.name)
         if isinstance(value, float) or field.name == "y":
             counted(replace(sampler, **{field.name: value * 1.1}), KEYS[0])
+        elif field.name == "operator":
+            counted(replace(sampler, operator=RandomMask(jax.random.key(4), SHAPE, keep=0.5)), KEYS[0])
     assert traces == 1
 
 
