@@ -6,7 +6,7 @@ Writes `samples.png` (held-out faces above unconditional samples) and `table.md`
 mean and standard deviation over held-out faces, one sample each.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import jax
@@ -15,14 +15,18 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from experiments import compare
-from experiments.errors import exit_on_user_error
-from experiments.problems import METHODS, TASKS, Run, held_out_face, make_run
-from experiments.runner import run_with_progress
-from experiments.scores import write_atomically
+from experiments.problems import KINDS, TASKS, held_out_face, make_problem
+from experiments.setup import INTERRUPTED
 from jaxdiff import DDPM, Denoiser, load_prior, time_grid
 from jaxdiff.images import grid, write_image
 from jaxdiff.metrics import psnr
+from jaxdiff.runs.errors import exit_on_user_error
+from jaxdiff.runs.folder import describe, open_folder, write_atomically
+from jaxdiff.runs.names import METHODS
+from jaxdiff.runs.presets import Run, make_run
+from jaxdiff.runs.runner import draw
+
+PROGRAM = "python -m experiments.check_prior"
 
 
 @dataclass(frozen=True)
@@ -41,20 +45,24 @@ class Config:
     """Standard deviation of the measurement noise, in [-1, 1] units."""
     out: Path = Path("results/check_prior")
     """Folder of the results."""
+    resume: bool = False
+    """Go on with what an interrupted run of the same settings has left in that folder."""
+    overwrite: bool = False
+    """Replace the results in that folder."""
 
 
 def restored_psnr(config: Config, denoiser: Denoiser, face: int, console: Console) -> dict[tuple[str, str], float]:
     """Restores one face by every method from every task's measurement."""
     truth = held_out_face(face, denoiser.image_shape[0])
-    settings = replace(compare.Config(), seed=face, sigma=config.sigma)
     key = jax.random.split(jax.random.fold_in(jax.random.key(face), 2), 1)
     found = {}
-    for task in TASKS:
-        problem = compare.make_problem(settings, task, truth)
+    for task, kind in KINDS.items():
+        problem = make_problem(task, truth, config.sigma, seed=face)
         for method in METHODS:
-            run = make_run(method, task, denoiser, problem.operator, problem.y, config.sigma, config.steps)
-            samples, _ = run_with_progress(f"face {face}, {task}, {method}", run, key, None, console)
-            found[task, method] = float(psnr(jnp.clip(samples[0], -1, 1), truth))
+            run = make_run(method, kind, denoiser, problem.operator, problem.y, config.sigma, config.steps)
+            store = config.out / "samples" / f"face-{face}_{task}_{method}.npz"
+            drawn = draw(f"face {face}, {task}, {method}", run, key, store, console)
+            found[task, method] = float(psnr(jnp.clip(drawn.samples[0], -1, 1), truth))
     return found
 
 
@@ -73,10 +81,13 @@ def main(config: Config) -> None:
     """Draws the samples, restores the faces, and writes both."""
     console = Console()
     denoiser = load_prior(config.prior)
-    config.out.mkdir(parents=True, exist_ok=True)
+    settings = {k: v for k, v in asdict(config).items() if k not in ("out", "resume", "overwrite")}
+    settings["denoiser"] = describe(denoiser)
+    open_folder(config.out, settings, program=PROGRAM, resume=config.resume, overwrite=config.overwrite)
     keys = jax.random.split(jax.random.key(1), config.samples)
     times = time_grid(denoiser.schedule.num_times, config.steps)
-    samples, _ = run_with_progress("unconditional", Run(DDPM(denoiser), times, {}), keys, None, console)
+    store = config.out / "samples" / "unconditional.npz"
+    samples = draw("unconditional", Run(DDPM(denoiser), times, {}), keys, store, console).samples
     held_out = [np.asarray(held_out_face(i, denoiser.image_shape[0])) for i in range(config.samples)]
     sheets = [grid([np.kron(x, np.ones((3, 3, 1), np.float32)) for x in images], 12) for images in (held_out, samples)]
     write_image(config.out / "samples.png", np.concatenate(sheets))
@@ -87,5 +98,5 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    with exit_on_user_error("nothing was finished; run the same command again"):
+    with exit_on_user_error(INTERRUPTED):
         main(tyro.cli(Config, description=__doc__))

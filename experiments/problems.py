@@ -1,63 +1,86 @@
-"""The reports' three tasks and three methods: operators, and hyper-parameters that work, with their sources.
+"""The reports' three tasks: operators, measurements, and the images they are made of.
 
-Sizes and step sizes in the literature belong to 256x256 images and 1000 steps. Here they scale: the box is half the
-image's side, `zeta` follows `jaxdiff.scale_zeta`, gamma `jaxdiff.scale_gamma`.
+Sizes in the literature belong to 256x256 images. Here they scale: the box is half the image's side.
 """
 
-import difflib
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from experiments.errors import UserError
-from jaxdiff import DPS, Denoiser, ScoreALD, SDEdit, load_prior, scale_gamma, scale_zeta, time_grid
+from jaxdiff import Denoiser, load_prior
 from jaxdiff.faces import draw
 from jaxdiff.images import read_image
-from jaxdiff.operators import BoxMask, GaussianBlur, RandomMask
-from jaxdiff.samplers import over_gamma
+from jaxdiff.operators import BoxMask, GaussianBlur, RandomMask, measure
+from jaxdiff.runs.errors import UserError
 
 TASKS = {"box": "box inpainting", "random": "random inpainting", "blur": "Gaussian deblurring"}
-METHODS = {"sdedit": "SDEdit", "score-ald": "ScoreALD", "dps": "DPS"}
+KINDS = {"box": "inpaint", "random": "inpaint", "blur": "deblur"}
 
 RANDOM_KEEP = 0.3
 """Fraction of pixels that random inpainting keeps (DAPS hides 70 %; the reports do not print theirs)."""
 
-SDEDIT_START = 500
-"""SDEdit's start time: used by Zhu, best in Qi."""
 
-ZETA = {"box": 1.0, "random": 1.0, "blur": 0.3}
-"""At 256x256: Zhu and Jacques use 1.0 for the box and 0.3 for the blur. For random inpainting 1.0 has Jacques' best
-PSNR, and Zhu's 0.1 fails."""
+@dataclass(frozen=True)
+class Problem:
+    """One task with its simulated measurement.
 
-SMALL_ZETA = ZETA | {"blur": 1.0}
-"""Below 256x256. Scaled down, the blur's 0.3 is too weak: on `faces-32` it leaves a residual of 1.4 times the noise.
-Chosen by trying 0.15 to 1.5 on held-out faces 0 to 2."""
+    Attributes:
+        task: its short name.
+        operator: the forward model.
+        operator_settings: what to write down about it.
+        y: the measurement.
+        sigma_y: standard deviation of its noise, in [-1, 1] units.
+    """
 
-GAMMA = {"box": (28.0, 33.0), "random": (28.0, 33.0), "blur": (10.0, 15.0)}
-"""Jacques' best gamma at t = 0 and t = T - 1, for the weighting 1 / gamma."""
+    task: str
+    operator: Any
+    operator_settings: dict[str, Any]
+    y: Float[Array, "h w 3"]
+    sigma_y: float
+
+
+def make_problem(task: str, truth: Float[Array, "h w 3"], sigma_y: float, seed: int) -> Problem:
+    """Builds a task's operator and simulates its measurement."""
+    root, index = jax.random.key(seed), list(TASKS).index(task)
+    key_mask, key_noise = (jax.random.fold_in(jax.random.fold_in(root, i), index) for i in (0, 1))
+    h, w, c = truth.shape
+    operator, settings = make_operator(task, (h, w, c), key_mask)
+    return Problem(task, operator, settings, measure(key_noise, operator, truth, sigma_y), sigma_y)
+
+
+def make_operator(task: str, image_shape: tuple[int, int, int], key: PRNGKeyArray) -> tuple[Any, dict[str, Any]]:
+    """Returns a task's operator, and what to write down about it."""
+    h, w, _ = image_shape
+    if task == "box":
+        operator = BoxMask(top=h // 4, left=w // 4, height=h // 2, width=w // 2)
+        return operator, {"top": h // 4, "left": w // 4, "height": h // 2, "width": w // 2}
+    if task == "random":
+        return RandomMask(key, image_shape, RANDOM_KEEP), {"keep": RANDOM_KEEP}
+    # 3 pixels at 256x256; the same share of a small image would not blur it at all.
+    std = max(3.0 * min(h, w) / 256, 1.2)
+    return GaussianBlur(std), {"std_pixels": std}
+
+
+def sample_keys(seed: int, count: int) -> PRNGKeyArray:
+    """Returns the keys of samples 0, 1, ...; the same for all tasks and methods."""
+    root = jax.random.fold_in(jax.random.key(seed), 2)
+    return jax.vmap(lambda k: jax.random.fold_in(root, k))(jnp.arange(count))
+
+
+KEYS = (
+    "root = jax.random.key(seed); mask of a task: fold_in(fold_in(root, 0), task index); noise of its measurement: "
+    "fold_in(fold_in(root, 1), task index); sample k, for all tasks and methods: fold_in(fold_in(root, 2), k); "
+    "step from t: fold_in(sample key, t); initial noise: fold_in(sample key, -1); task index: box 0, random 1, blur 2"
+)
 
 
 def held_out_face(index: int, size: int) -> Float[Array, "size size 3"]:
     """Draws a face that no training run has seen: training draws from other keys."""
     return draw(jax.random.fold_in(jax.random.key(20_000), index), size)
-
-
-def chosen(names: Sequence[str], known: Sequence[str], what: str) -> list[str]:
-    """Returns the names without repetition; an unknown one ends the script with the nearest that is known."""
-    for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise UserError(f"unknown {what} {name!r}{hint}; known: {', '.join(known)}.")
-    if not names:
-        raise UserError(f"no {what} given; known: {', '.join(known)}.")
-    return list(dict.fromkeys(names))
 
 
 def load_truth(prior: str, image: Path | None, face: int, size: int | None) -> tuple[Denoiser, Float[Array, "h w 3"]]:
@@ -83,48 +106,3 @@ def read_photo(path: Path, side: int) -> Float[Array, "side side 3"]:
     if (h, w) != (side, side):
         print(f"{path}: the central square of {w}x{h} pixels is resized to {side}x{side}.")
     return jnp.asarray(photo)
-
-
-def make_operator(task: str, image_shape: tuple[int, int, int], key: PRNGKeyArray) -> tuple[Any, dict[str, Any]]:
-    """Returns a task's operator, and what to write down about it."""
-    h, w, _ = image_shape
-    if task == "box":
-        operator = BoxMask(top=h // 4, left=w // 4, height=h // 2, width=w // 2)
-        return operator, {"top": h // 4, "left": w // 4, "height": h // 2, "width": w // 2}
-    if task == "random":
-        return RandomMask(key, image_shape, RANDOM_KEEP), {"keep": RANDOM_KEEP}
-    # 3 pixels at 256x256; the same share of a small image would not blur it at all.
-    std = max(3.0 * min(h, w) / 256, 1.2)
-    return GaussianBlur(std), {"std_pixels": std}
-
-
-@dataclass(frozen=True)
-class Run:
-    """A sampler ready to run.
-
-    Attributes:
-        sampler: the algorithm with its measurement.
-        times: the times of its steps.
-        settings: the hyper-parameters actually used.
-    """
-
-    sampler: Any
-    times: np.ndarray
-    settings: dict[str, Any]
-
-
-def make_run(method: str, task: str, denoiser: Denoiser, operator: Any, y: Array, sigma_y: float, steps: int) -> Run:
-    """Sets a method up for a task, with the defaults of this module scaled to image size and number of steps."""
-    num_times = denoiser.schedule.num_times
-    times = time_grid(num_times, steps)
-    if method == "sdedit":
-        start = min(SDEDIT_START, num_times - 1)
-        part = max(round(steps * (start + 1) / num_times), 1)
-        return Run(SDEdit(denoiser, y), time_grid(num_times, part, start), {"start": start, "steps": part})
-    if method == "score-ald":
-        clean, noisy = (scale_gamma(gamma, over_gamma, steps, num_times) for gamma in GAMMA[task])
-        sampler = ScoreALD(denoiser, operator, y, sigma_y, clean, noisy)
-        return Run(sampler, times, {"weighting": "over_gamma", "gamma_clean": clean, "gamma_noisy": noisy})
-    zetas = ZETA if min(denoiser.image_shape[:2]) >= 256 else SMALL_ZETA
-    zeta = scale_zeta(zetas[task], denoiser.image_shape, steps)
-    return Run(DPS(denoiser, operator, y, zeta), times, {"form": "unit gradient", "zeta": zeta})

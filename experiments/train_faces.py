@@ -27,11 +27,11 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 
-from experiments.errors import UserError, exit_on_user_error
 from jaxdiff.checkpoint import PriorConfig, parameters, save_prior
 from jaxdiff.denoiser import Target, Variance
 from jaxdiff.faces import draw
 from jaxdiff.images import grid, read_image, write_image
+from jaxdiff.runs.errors import UserError, exit_on_user_error
 from jaxdiff.samplers.ddpm import DDPM
 from jaxdiff.sampling import sample_many
 from jaxdiff.schedule import time_grid

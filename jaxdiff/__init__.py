@@ -1,11 +1,15 @@
 """Posterior sampling for imaging inverse problems with diffusion priors, in JAX."""
 
-from jaxdiff import faces, operators
-from jaxdiff.checkpoint import PriorError, load_prior
-from jaxdiff.denoiser import Denoiser, GaussianDenoiser, Prediction
-from jaxdiff.samplers import DDIM, DDPM, DPS, DPSLikelihood, DPSNorm, ScoreALD, SDEdit, scale_gamma, scale_zeta
-from jaxdiff.sampling import sample, sample_many
-from jaxdiff.schedule import Schedule, time_grid
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxdiff import faces, operators
+    from jaxdiff.checkpoint import PriorError, load_prior
+    from jaxdiff.denoiser import Denoiser, GaussianDenoiser, Prediction, tweedie_variance
+    from jaxdiff.samplers import DDIM, DDPM, DPS, DPSLikelihood, DPSNorm, ScoreALD, SDEdit, scale_gamma, scale_zeta
+    from jaxdiff.sampling import sample, sample_many, sample_segments
+    from jaxdiff.schedule import Schedule, time_grid
 
 __all__ = [
     "DDIM",
@@ -25,8 +29,34 @@ __all__ = [
     "operators",
     "sample",
     "sample_many",
+    "sample_segments",
     "scale_gamma",
     "scale_zeta",
     "time_grid",
+    "tweedie_variance",
 ]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
+
+_MODULES = {
+    "checkpoint": ("PriorError", "load_prior"),
+    "denoiser": ("Denoiser", "GaussianDenoiser", "Prediction", "tweedie_variance"),
+    "samplers": ("DDIM", "DDPM", "DPS", "DPSLikelihood", "DPSNorm", "ScoreALD", "SDEdit", "scale_gamma", "scale_zeta"),
+    "sampling": ("sample", "sample_many", "sample_segments"),
+    "schedule": ("Schedule", "time_grid"),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is first used, so that a command line need not wait for JAX to tell its flags."""
+    if name not in __all__:
+        raise AttributeError(f"module 'jaxdiff' has no attribute {name!r}")
+    value = (
+        getattr(import_module(f"jaxdiff.{_HOME[name]}"), name) if name in _HOME else import_module(f"jaxdiff.{name}")
+    )
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -12,9 +12,12 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 _WHITE = 1.0
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, NotImplementedError, Image.DecompressionBombError)
 
 
-def read_image(path: str | os.PathLike, size: int | None = None) -> Float[np.ndarray, "h w 3"]:
+def read_image(
+    path: str | os.PathLike, size: int | None = None, background: float = _WHITE
+) -> Float[np.ndarray, "h w 3"]:
     """Reads a picture file into a float image in [-1, 1].
 
     `x = 2 v / v_max - 1`, with `v_max` 255 or, for 16-bit grey files, 65535. The camera's orientation
@@ -24,6 +27,7 @@ def read_image(path: str | os.PathLike, size: int | None = None) -> Float[np.nda
         path: any file that Pillow reads.
         size: if given, the largest centred square is cut out and resized to `size` x `size` pixels
             (Pillow's antialiased Lanczos filter, in float, clipped to [-1, 1]).
+        background: the grey in [-1, 1] that transparency is laid over, if not white.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -38,10 +42,10 @@ def read_image(path: str | os.PathLike, size: int | None = None) -> Float[np.nda
         raise ValueError(f"{path} is a folder, not an image.")
     with path.open("rb") as file:
         try:
-            rgb = _decode(file)
+            rgb = _decode(file, (background + 1) / 2)
         except UnidentifiedImageError as error:
             raise ValueError(f"{path} is not an image in a format that Pillow knows.") from error
-        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        except _DAMAGE as error:
             raise ValueError(f"{path} is a damaged or unusual image: {error}.") from error
     if size is not None:
         rgb = _square(rgb, size)
@@ -300,8 +304,8 @@ def _write_atomically(path: str | os.PathLike, suffix: str, save: Callable[[IO[b
         temporary.unlink(missing_ok=True)
 
 
-def _decode(file: IO[bytes]) -> np.ndarray:
-    """Returns the pixels as (h, w, 3) floats in [0, 1]."""
+def _decode(file: IO[bytes], background: float) -> np.ndarray:
+    """Returns the pixels as (h, w, 3) floats in [0, 1]; so is the grey behind transparent ones."""
     image = ImageOps.exif_transpose(Image.open(file))
     if image.mode == "F":
         raise ValueError("it holds floats, whose range is not known")
@@ -313,7 +317,7 @@ def _decode(file: IO[bytes]) -> np.ndarray:
     if image.has_transparency_data:
         rgba = np.asarray(image.convert("RGBA"), np.float32) / 255
         colour, alpha = rgba[..., :3], rgba[..., 3:]
-        return alpha * colour + (1 - alpha)
+        return alpha * colour + (1 - alpha) * background
     return np.asarray(image.convert("RGB"), np.float32) / 255
 
 

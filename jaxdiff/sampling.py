@@ -1,6 +1,6 @@
 """What every sampler shares: the loop over diffusion time, the forward process, and the ancestral step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxdiff.denoiser import Prediction
+from jaxdiff.pytree import pytree
 from jaxdiff.schedule import Schedule
 
 State = TypeVar("State")
@@ -66,14 +67,15 @@ def sample(
 
 
 class Progress(NamedTuple):
-    """Where a run of `sample_many` stands.
+    """Where a run of many chains stands; enough to go on from.
 
     Attributes:
         batch: index of the batch that is running.
         num_batches: number of batches.
         step: steps done in this batch.
         num_steps: steps of a whole run.
-        state: states of the batch's chains, after the last step done.
+        state: states of the batch's chains after the last step done; a last batch may end with copies.
+        x0_hat: their estimates in that step, `(n, h, w, c)`.
     """
 
     batch: int
@@ -81,6 +83,7 @@ class Progress(NamedTuple):
     step: int
     num_steps: int
     state: Any
+    x0_hat: Any
 
 
 @jax.jit
@@ -88,21 +91,42 @@ def _start(sampler: Sampler, keys: PRNGKeyArray, t: Array) -> Any:
     return jax.vmap(lambda key: sampler.init(jax.random.fold_in(key, jnp.int32(-1)), t))(keys)
 
 
+@pytree
+class _Remembering:
+    """A sampler whose state also holds the last estimate, so that a scan need not stack all of them."""
+
+    sampler: Sampler
+
+    def init(self, key: PRNGKeyArray, t: Time) -> Any:
+        raise NotImplementedError("always continues a state")
+
+    def step(self, key: PRNGKeyArray, state: tuple[Any, Array], t: Time, s: Time) -> tuple[tuple[Any, Array], Array]:
+        state, x0_hat = self.sampler.step(key, state[0], t, s)
+        return (state, x0_hat), x0_hat
+
+
 @jax.jit
-def _advance(sampler: Sampler, keys: PRNGKeyArray, state: Any, times: Array) -> Any:
-    return jax.vmap(lambda key, state: sample(sampler, key, times, state=state)[0])(keys, state)
+def _advance(sampler: Sampler, keys: PRNGKeyArray, state: Any, times: Array) -> tuple[Any, Array]:
+    remembering = _Remembering(sampler)
+
+    def advance(key: PRNGKeyArray, state: Any) -> tuple[Any, Array]:
+        x0_hat = jax.eval_shape(sampler.step, key, state, times[0], times[1])[1]
+        return sample(remembering, key, times, state=(state, jnp.zeros(x0_hat.shape, x0_hat.dtype)))[0]
+
+    return jax.vmap(advance)(keys, state)
 
 
-def sample_many(
+def sample_segments(
     sampler: Sampler,
     keys: PRNGKeyArray,
     times: Int[Array, " n"] | np.ndarray,
     *,
     batch_size: int | None = None,
     segment: int | None = None,
-    report: Callable[[Progress], None] = lambda progress: None,
-) -> Any:
-    """Draws one sample per key, in batches that bound the memory.
+    state: Any = None,
+    after: Progress | None = None,
+) -> Iterator[Progress]:
+    """Draws one sample per key, in batches that bound the memory, and stops for a look after every segment.
 
     The sampler, with the network's weights inside, is an argument of one jitted function: new measurements and
     hyper-parameters cost no compilation, nor do further batches and segments.
@@ -111,14 +135,14 @@ def sample_many(
         sampler: the algorithm.
         keys: `(n,)` PRNG keys; sample `k` depends on `keys[k]` only, whatever the batches and segments.
         times: decreasing times, usually ending with -1.
-        batch_size: chains that run at once; all by default. The last batch is filled up with copies, which are
-            dropped.
-        segment: steps between two reports; shortened to a divisor of the number of steps, so that all segments share
+        batch_size: chains that run at once; all by default. The last batch is filled up with copies.
+        segment: steps between two stops; shortened to a divisor of the number of steps, so that all segments share
             one compilation. The whole run by default.
-        report: called after every segment.
+        state: where the chains start, stacked; the sampler's `init` by default.
+        after: where an earlier run with the same arguments stood; what follows is bit for bit what would have followed.
 
-    Returns:
-        The last states, stacked; for most samplers images `(n, h, w, c)`.
+    Yields:
+        A `Progress` after every segment of every batch.
 
     Raises:
         ValueError: if there is no key or fewer than two times, or a size is not positive.
@@ -136,15 +160,48 @@ def sample_many(
     segment = max(n for n in range(1, min(segment, num_steps) + 1) if num_steps % n == 0)
     times = jnp.asarray(times)
     num_batches = -(-len(keys) // batch_size)
-    filled = keys[jnp.minimum(jnp.arange(num_batches * batch_size), len(keys) - 1)]
+    for batch in range(after.batch if after else 0, num_batches):
+        chosen = jnp.minimum(batch * batch_size + jnp.arange(batch_size), len(keys) - 1)
+        done, batch_state = 0, None
+        if after and batch == after.batch:
+            done, batch_state = after.step, after.state
+        elif state is not None:
+            batch_state = jax.tree.map(lambda leaf, chosen=chosen: leaf[chosen], state)
+        else:
+            batch_state = _start(sampler, keys[chosen], times[0])
+        for step in range(done, num_steps, segment):
+            batch_state, x0_hat = _advance(sampler, keys[chosen], batch_state, times[step : step + segment + 1])
+            jax.block_until_ready(x0_hat)
+            yield Progress(batch, num_batches, step + segment, num_steps, batch_state, x0_hat)
+
+
+def sample_many(
+    sampler: Sampler,
+    keys: PRNGKeyArray,
+    times: Int[Array, " n"] | np.ndarray,
+    *,
+    batch_size: int | None = None,
+    segment: int | None = None,
+    state: Any = None,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> Any:
+    """Draws one sample per key.
+
+    Args:
+        sampler: as in `sample_segments`, which does the work; so are `keys`, `times`, `batch_size`, `segment`, `state`.
+        report: called after every segment.
+
+    Returns:
+        The last states, stacked; for most samplers images `(n, h, w, c)`.
+
+    Raises:
+        ValueError: as `sample_segments`.
+    """
     results = []
-    for batch in range(num_batches):
-        batch_keys = filled[batch * batch_size : (batch + 1) * batch_size]
-        state = _start(sampler, batch_keys, times[0])
-        for step in range(segment, num_steps + 1, segment):
-            state = _advance(sampler, batch_keys, state, times[step - segment : step + 1])
-            report(Progress(batch, num_batches, step, num_steps, jax.block_until_ready(state)))
-        results.append(state)
+    for progress in sample_segments(sampler, keys, times, batch_size=batch_size, segment=segment, state=state):
+        report(progress)
+        if progress.step == progress.num_steps:
+            results.append(progress.state)
     return jax.tree.map(lambda *parts: jnp.concatenate(parts)[: len(keys)], *results)
 
 

@@ -92,6 +92,13 @@ def test_transparency_is_laid_over_white(tmp_path):
     np.testing.assert_allclose(read_image(tmp_path / "x.png"), expected, atol=1e-6)
 
 
+def test_transparency_is_laid_over_another_background(tmp_path):
+    rgba = np.array([[[0, 100, 200, 0], [0, 100, 200, 255], [0, 100, 200, 51]]], np.uint8)
+    Image.fromarray(rgba).save(tmp_path / "x.png")
+    expected = as_float([[[0, 0, 0], [0, 100, 200], [0, 20, 40]]])
+    np.testing.assert_allclose(read_image(tmp_path / "x.png", background=-1.0), expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("mode", ["L", "P", "RGB"])
 def test_a_transparent_colour_is_white(tmp_path, mode):
     picture = Image.fromarray(np.array([[0, 90]], np.uint8)).convert(mode)

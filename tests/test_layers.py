@@ -1,9 +1,13 @@
 """Who may import whom."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+import jaxdiff
 
 ROOT = Path(__file__).parent.parent
 ALLOWED = {
@@ -11,7 +15,7 @@ ALLOWED = {
     "schedule": {"pytree"},
     "denoiser": {"pytree", "schedule"},
     "operators": {"pytree"},
-    "sampling": {"denoiser", "schedule"},
+    "sampling": {"pytree", "denoiser", "schedule"},
     "samplers": {"pytree", "denoiser", "sampling"},
     "convolution": set(),
     "unet": {"convolution"},
@@ -21,9 +25,13 @@ ALLOWED = {
     "lpips": set(),
     "images": set(),
     "faces": set(),
+    "cli": {"runs"},
+    "__main__": {"cli"},
     "__init__": {"checkpoint", "denoiser", "faces", "operators", "samplers", "sampling", "schedule"},
 }
+ALLOWED["runs"] = set(ALLOWED) - {"cli", "__main__", "__init__"} | {"__version__"}
 SCRIPT_ONLY = {"torch", "tyro", "matplotlib", "gradio", "rich", "experiments", "convert_weights"}
+MAY_IMPORT = {"cli": {"tyro"}, "runs": {"rich"}}
 
 
 def imports(path: Path) -> set[str]:
@@ -50,7 +58,7 @@ def test_imports_point_down(path):
     ours = {name.split(".")[1] for name in imports(path) if name.startswith("jaxdiff.")}
     allowed = ALLOWED[layer(path)] | (set() if path.parent.name == "jaxdiff" else {path.parent.name})
     assert ours <= allowed
-    assert not {name.split(".")[0] for name in imports(path)} & SCRIPT_ONLY
+    assert not {name.split(".")[0] for name in imports(path)} & (SCRIPT_ONLY - MAY_IMPORT.get(layer(path), set()))
 
 
 def test_samplers_never_import_each_other_operators_or_flax():
@@ -65,3 +73,15 @@ def test_only_sampling_scans_over_time():
         p.name for p in LIBRARY if any(word in p.read_text() for word in ("lax.scan(", "fori_loop(", "while_loop("))
     ]
     assert loops == ["sampling.py"]
+
+
+def test_a_command_line_needs_no_jax_to_start():
+    script = "import jaxdiff, jaxdiff.cli, sys; assert not {'jax', 'flax', 'numpy'} & set(sys.modules), 'slow start'"
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+
+
+def test_every_public_name_is_found_late():
+    assert set(jaxdiff.__all__) == set(jaxdiff._HOME) | {"faces", "operators"}
+    assert all(getattr(jaxdiff, name) is not None for name in jaxdiff.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'DSP'"):
+        _ = jaxdiff.DSP

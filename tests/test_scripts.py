@@ -15,12 +15,12 @@ import pytest
 from PIL import Image
 
 from experiments import compare, train_faces
-from experiments.errors import UserError
 from experiments.problems import held_out_face
-from experiments.scores import markdown_table
+from experiments.tables import markdown_table
 from jaxdiff import PriorError, load_prior
 from jaxdiff.checkpoint import PriorConfig, parameters, save_prior
 from jaxdiff.images import read_image, write_image
+from jaxdiff.runs.errors import UserError
 from jaxdiff.unet import UNetConfig
 from tests.conftest import random_weights
 
@@ -43,7 +43,7 @@ def no_lpips_weights(tmp_path, monkeypatch):
 
 
 def tiny(prior, tmp_path, **changes):
-    return replace(compare.Config(prior=prior, steps=4, seeds=2, out=tmp_path / "results"), **changes)
+    return replace(compare.Compare(prior=prior, steps=4, seeds=2, out=tmp_path / "results"), **changes)
 
 
 def read_rows(folder):
@@ -56,28 +56,34 @@ def test_compare_writes_everything_and_goes_on(prior, tmp_path, capsys):
     compare.main(config)
     rows = read_rows(config.out)
     assert {(r["task"], r["method"], r["seed"]) for r in rows} == {
-        (t, m, s) for t in ("box", "random", "blur") for m in ("sdedit", "score-ald", "dps") for s in "01"
+        (t, m, s) for t in ("box", "random", "blur") for m in ("SDEdit", "ScoreALD", "DPS") for s in "01"
     }
     assert all(np.isfinite(float(r["psnr"])) and r["lpips_vgg"] == "n/a" for r in rows)
     told = json.loads((config.out / "config.json").read_text())
     assert told["settings"]["sigma_y"] == {"in [-1, 1] units": 0.05, "in [0, 1] units": 0.025}
-    assert told["hyper_parameters"]["box/dps"]["zeta"] == pytest.approx((16 * 16 * 3 / 196608) ** 0.5 * 250)
+    assert told["hyper_parameters"]["box inpainting, DPS"]["zeta"] == pytest.approx((16 * 16 * 3 / 196608) ** 0.5 * 250)
     assert "fold_in" in told["settings"]["keys"]
     assert "**" in (config.out / "table.md").read_text()
     # A PNG is the clipped sample, not a stretched one.
     sample = np.load(config.out / "samples" / "box_dps.npz")["samples"][1]
-    np.testing.assert_allclose(read_image(config.out / "box_dps_1.png"), np.clip(sample, -1, 1), atol=1.01 / 255)
+    np.testing.assert_allclose(
+        read_image(config.out / "samples" / "box_dps_1.png"), np.clip(sample, -1, 1), atol=1.01 / 255
+    )
     assert read_image(config.out / "figure.png").shape[1] > 8 * 128
     assert "python -m convert_weights lpips" in " ".join(capsys.readouterr().out.split())
 
+    assert "<html" in (config.out / "report.html").read_text()
+
     # An interrupted run: one cell is missing. Only that one is drawn again, and the numbers are the same.
     (config.out / "samples" / "blur_dps.npz").unlink()
-    compare.main(config)
-    assert capsys.readouterr().out.count("finished by an earlier run") == 8
+    with pytest.raises(UserError, match="--resume"):
+        compare.main(config)
+    compare.main(replace(config, resume=True))
+    assert capsys.readouterr().out.count("continued from an earlier run") == 8
     assert read_rows(config.out) == rows
 
-    with pytest.raises(UserError, match="other settings"):
-        compare.main(replace(config, sigma=0.1))
+    with pytest.raises(UserError, match=r"other settings \(sigma, sigma_y\)"):
+        compare.main(replace(config, sigma=0.1, resume=True))
     compare.main(replace(config, sigma=0.1, tasks=("box",), methods=("sdedit",), overwrite=True))
     assert len(read_rows(config.out)) == 2
 
@@ -159,7 +165,7 @@ def test_published_numbers_stand_beside_ffhq_only():
             "lpips_alex": 0.1,
             "residual_ratio": 1.0,
         }
-        for m, p in (("sdedit", 20.0), ("dps", 30.0))
+        for m, p in (("SDEdit", 20.0), ("DPS", 30.0))
     ]
     assert "Zhu" not in markdown_table(rows, published=False)
     table = markdown_table(rows, published=True)

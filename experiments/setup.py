@@ -1,0 +1,106 @@
+"""What all experiments on one image share: their flags, their result folder, and how they begin."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Array, Float
+from rich.console import Console
+
+from experiments.problems import KEYS, load_truth
+from jaxdiff import Denoiser
+from jaxdiff.runs.errors import UserError, check_positive
+from jaxdiff.runs.folder import describe, digest, open_folder
+from jaxdiff.runs.names import describe_sigma
+
+INTERRUPTED = "the same command with --resume goes on where this one stopped"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Flags that all experiments have."""
+
+    prior: str = "faces-32"
+    """A shipped prior, or a folder written by `python -m convert_weights`."""
+    image: Path | None = None
+    """A photo to work on; a drawn face that was held out of training by default."""
+    face: int = 0
+    """Which held-out face, without --image."""
+    size: int | None = None
+    """Height and width of the image; the prior's own by default."""
+    seeds: int = 5
+    """Samples of everything."""
+    steps: int = 250
+    """Diffusion steps of a whole chain; the reports take 1000."""
+    sigma: float = 0.05
+    """Standard deviation of the measurement noise, in units of [-1, 1] images (0.025 in units of [0, 1])."""
+    batch_size: int | None = None
+    """Samples drawn at once; all by default, fewer to save memory."""
+    seed: int = 0
+    """Root of all random numbers."""
+    out: Path = Path("results")
+    """Folder of the results."""
+    resume: bool = False
+    """Go on with what an interrupted run of the same settings has left in that folder."""
+    overwrite: bool = False
+    """Replace the results in that folder."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What an experiment begins with.
+
+    Attributes:
+        denoiser: the prior, at the size of the image.
+        truth: the clean image.
+        console: where to say things.
+    """
+
+    denoiser: Denoiser
+    truth: Float[Array, "h w 3"]
+    console: Console
+
+
+def begin(config: Config, program: str, *, ignore: Iterable[str] = ()) -> Experiment:
+    """Checks the flags, loads prior and image, and opens the result folder.
+
+    Args:
+        config: the flags.
+        program: how the script is called.
+        ignore: flags that do not decide any number.
+
+    Raises:
+        UserError: if a flag, a file or the folder is not usable.
+    """
+    if not 0 <= config.sigma < float("inf"):
+        raise UserError(f"--sigma must be zero or positive, got {config.sigma}.")
+    check_positive(seeds=config.seeds, steps=config.steps, batch_size=config.batch_size)
+    if config.face < 0:
+        raise UserError(f"--face must be zero or positive, got {config.face}.")
+    denoiser, truth = load_truth(config.prior, config.image, config.face, config.size)
+    if config.steps > denoiser.schedule.num_times:
+        raise UserError(f"--steps must be between 1 and {denoiser.schedule.num_times}, got {config.steps}.")
+    settings = settings_of(config, denoiser, truth, ignore)
+    open_folder(config.out, settings, program=program, resume=config.resume, overwrite=config.overwrite)
+    console = Console()
+    console.print(
+        f"sigma_y = {describe_sigma(config.sigma)}; {config.seeds} seeds, {config.steps} steps",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return Experiment(denoiser, truth, console)
+
+
+def settings_of(
+    config: Config, denoiser: Denoiser, truth: Float[Array, "h w 3"], ignore: Iterable[str]
+) -> dict[str, Any]:
+    """Everything that decides the numbers; a folder is continued only if all of it is the same."""
+    without = {"out", "resume", "overwrite", "batch_size", *ignore}
+    return {
+        **{k: v for k, v in asdict(config).items() if k not in without},
+        "image_sha256": digest(truth),
+        "sigma_y": {"in [-1, 1] units": config.sigma, "in [0, 1] units": config.sigma / 2},
+        "denoiser": describe(denoiser),
+        "keys": KEYS,
+    }

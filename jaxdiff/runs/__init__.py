@@ -1,0 +1,1 @@
+"""What surrounds a sampler in a script: result folders, resuming, progress, scores, reports."""

@@ -1,0 +1,165 @@
+"""Result folders: what a run was asked for, what it wrote, and whether it may be continued."""
+
+import csv
+import io
+import json
+import os
+import platform
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxdiff import __version__
+from jaxdiff.checkpoint import parameters
+from jaxdiff.denoiser import Denoiser
+from jaxdiff.runs.errors import UserError
+
+Row = dict[str, str | int | float]
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a file that is complete or absent."""
+    partial = path.with_name(f".{path.name}.partial")
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON; what it does not know (paths) as text."""
+    write_atomically(path, json.dumps(content, indent=2, default=str) + "\n")
+
+
+def write_npz(path: Path, **arrays: ArrayLike) -> None:
+    """Writes named arrays."""
+    buffer = io.BytesIO()
+    named: dict[str, Any] = {name: np.asarray(array) for name, array in arrays.items()}
+    np.savez(buffer, **named)
+    write_atomically(path, buffer.getvalue())
+
+
+def write_csv(path: Path, rows: Sequence[Row]) -> None:
+    """Writes rows with the same keys as a table."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+    write_atomically(path, text.getvalue())
+
+
+def environment() -> dict[str, Any]:
+    """Returns versions and hardware; with the settings, everything that decides the numbers."""
+    found = {"jaxdiff": __version__, "python": platform.python_version()}
+    for name in ("jax", "jaxlib", "flax", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    devices = jax.devices()
+    return {"versions": found, "device": devices[0].device_kind, "devices": len(devices), "machine": platform.machine()}
+
+
+def digest(*arrays: ArrayLike) -> str:
+    """Returns the SHA-256 of arrays."""
+    found = sha256()
+    for array in arrays:
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
+
+
+def describe(denoiser: Denoiser) -> dict[str, Any]:
+    """Returns what to write down about a prior: what it predicts, and a fingerprint of its weights."""
+    network: Any = denoiser.network
+    weights = parameters(network)
+    return {
+        "target": denoiser.target,
+        "variance": denoiser.variance,
+        "image_shape": list(denoiser.image_shape),
+        "weights_sha256": digest(*(weights[name] for name in sorted(weights))),
+    }
+
+
+def command_line(program: str) -> str:
+    """Returns the command that was given, to be repeated."""
+    return shlex.join([*program.split(), *sys.argv[1:]])
+
+
+def open_folder(path: Path, settings: Mapping[str, Any], *, program: str, resume: bool, overwrite: bool) -> None:
+    """Makes a result folder with `config.json`, `command.txt` and `env.json`, or finds the one to go on with.
+
+    Args:
+        path: the folder.
+        settings: everything that decides the numbers, beside the environment.
+        program: how the script is called, for the command to repeat.
+        resume: go on with what an interrupted run of the same settings has left.
+        overwrite: remove the samples of whatever run was there.
+
+    Raises:
+        UserError: if the folder holds results and neither flag is given, or they are of other settings.
+    """
+    settings = json.loads(json.dumps({**settings, "environment": environment()}, default=str))
+    config = path / "config.json"
+    if config.exists() and not overwrite:
+        if not resume:
+            raise UserError(f"{path} holds results already; --resume goes on with them, --overwrite replaces them.")
+        others = _differences(_read_settings(config), settings)
+        if others:
+            raise UserError(
+                f"{path} holds results of other settings ({', '.join(others)}); repeat the command in "
+                f"{path / 'command.txt'}, choose another --out, or replace them with --overwrite."
+            )
+    elif overwrite:
+        shutil.rmtree(path / "samples", ignore_errors=True)
+    try:
+        (path / "samples").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {path}: {error.strerror}; choose another --out.") from error
+    write_json(path / "env.json", environment())
+    write_atomically(path / "command.txt", command_line(program) + "\n")
+    write_json(config, {"settings": settings})
+
+
+def finish_folder(path: Path, found: Mapping[str, Any]) -> None:
+    """Adds what followed from the settings to `config.json`."""
+    config = path / "config.json"
+    write_json(config, {"settings": _read_settings(config), **found})
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Reads an `.npz` file.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return dict(stored)
+    except Exception as error:  # a damaged archive raises many types
+        raise UserError(f"{path} is damaged; remove it and its part is made again.") from error
+
+
+def _read_settings(config: Path) -> dict[str, Any]:
+    try:
+        return json.loads(config.read_text())["settings"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{config} is damaged; choose another --out, or replace all with --overwrite.") from error
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    return sorted(name for name in {*old, *new} if old.get(name) != new.get(name))

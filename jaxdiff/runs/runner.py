@@ -1,0 +1,232 @@
+"""Running a sampler for a script: a progress bar, snapshots, and a file from which a killed run goes on."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBar
+
+from jaxdiff.images import to_uint8
+from jaxdiff.runs.errors import UserError
+from jaxdiff.runs.folder import read_npz, write_npz
+from jaxdiff.runs.presets import Run
+from jaxdiff.sampling import Progress, sample_segments
+
+SNAPSHOTS = 20
+"""Segments of a run: how often it can be looked at, and how much of it a kill can cost at most."""
+
+_COMPILE_EVENTS = (
+    "/jax/core/compile/jaxpr_trace_duration",
+    "/jax/core/compile/jaxpr_to_mlir_module_duration",
+    "/jax/core/compile/backend_compile_duration",
+)
+
+
+@dataclass
+class Compilation:
+    """What compiling cost.
+
+    Attributes:
+        seconds: tracing, lowering and compiling, together.
+    """
+
+    seconds: float = 0.0
+
+
+@contextmanager
+def compile_meter() -> Iterator[Compilation]:
+    """Adds up what JAX spends on compiling inside the block."""
+    meter = Compilation()
+
+    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
+        if event in _COMPILE_EVENTS:
+            meter.seconds += duration_secs
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield meter
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long a run took.
+
+    Attributes:
+        compile_seconds: tracing, lowering and compiling.
+        run_seconds: everything else.
+    """
+
+    compile_seconds: float
+    run_seconds: float
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a run gave.
+
+    Attributes:
+        samples: one image per key.
+        frames: snapshots of the first chain, `x_t` beside `x0_hat`, one per segment.
+        timing: how long it took, all sittings together.
+        resumed: whether an earlier sitting had finished some or all of it.
+    """
+
+    samples: Float[np.ndarray, "n h w c"]
+    frames: UInt8[np.ndarray, "f h w c"]
+    timing: Timing
+    resumed: bool
+
+
+@dataclass
+class _Sitting:
+    """What is known so far, and how it is kept."""
+
+    store: Path
+    batch_size: int
+    finished: list[np.ndarray] = field(default_factory=list)
+    frames: list[np.ndarray] = field(default_factory=list)
+    seconds: tuple[float, float] = (0.0, 0.0)
+    after: Progress | None = None
+
+    @property
+    def partial(self) -> Path:
+        return self.store.with_suffix(".partial.npz")
+
+    def read(self, run: Run, keys: PRNGKeyArray) -> None:
+        """Finds where an earlier sitting with batches of the same size stood."""
+        if not self.partial.exists():
+            return
+        kept = read_npz(self.partial)
+        if int(kept["batch_size"]) != self.batch_size:
+            return
+        start = jax.eval_shape(lambda key: run.sampler.init(key, int(run.times[0])), keys[0])
+        structure = jax.tree.structure(start if run.state is None else run.state)
+        leaves = [jnp.asarray(kept[f"state_{i}"]) for i in range(structure.num_leaves)]
+        batch, num_batches, step, num_steps = kept["progress"].tolist()
+        self.after = Progress(batch, num_batches, step, num_steps, jax.tree.unflatten(structure, leaves), None)
+        self.finished, self.frames = [kept["samples"]], list(kept["frames"])
+        self.seconds = tuple(kept["seconds"].tolist())
+
+    def write(self, progress: Progress, timing: Timing) -> None:
+        """Keeps everything that a later sitting needs."""
+        empty = np.zeros((0, *np.shape(progress.x0_hat)[1:]), np.float32)
+        state = {f"state_{i}": leaf for i, leaf in enumerate(jax.tree.leaves(progress.state))}
+        write_npz(
+            self.partial,
+            samples=np.concatenate([empty, *self.finished]),
+            frames=np.array(self.frames, np.uint8),
+            progress=np.array(progress[:4]),
+            batch_size=np.array(self.batch_size),
+            seconds=np.array([timing.compile_seconds, timing.run_seconds]),
+            **state,
+        )
+
+
+def draw(
+    title: str,
+    run: Run,
+    keys: PRNGKeyArray,
+    store: Path,
+    console: Console,
+    *,
+    batch_size: int | None = None,
+    to_image: Callable[[Any], Float[Array, "n h w c"]] = lambda state: state,
+    residual: Callable[[Float[Array, "n h w c"]], str] | None = None,
+) -> Drawn:
+    """Draws one sample per key behind a progress bar, going on from where a killed run stood.
+
+    Args:
+        title: beside the bar.
+        run: the sampler, its times, and where it starts.
+        keys: one per sample.
+        store: an `.npz` file for the samples; while it is being made, `*.partial.npz` beside it holds finished
+            batches and the state of the running one.
+        console: where to draw the bar.
+        batch_size: samples drawn at once; all by default. Going on with another batch size starts the chains anew.
+        to_image: takes the images out of the chains' states.
+        residual: says in a few words how far estimates `x0_hat` are from the data.
+
+    Raises:
+        UserError: if a chain is not finite any more, or a file of an earlier run is damaged.
+    """
+    if store.exists():
+        kept = read_npz(store)
+        return Drawn(kept["samples"], kept["frames"], Timing(*kept["seconds"].tolist()), resumed=True)
+    sitting = _Sitting(store, min(batch_size or len(keys), len(keys)))
+    sitting.read(run, keys)
+    num_steps, num_batches = len(run.times) - 1, -(-len(keys) // sitting.batch_size)
+    started = kept_at = time.monotonic()
+    with compile_meter() as compilation, _progress_bar(title, num_steps * num_batches, console) as update:
+
+        def timing() -> Timing:
+            spent = time.monotonic() - started
+            compile_seconds, run_seconds = sitting.seconds
+            return Timing(compile_seconds + compilation.seconds, run_seconds + max(spent - compilation.seconds, 0.0))
+
+        for progress in sample_segments(
+            run.sampler,
+            keys,
+            run.times,
+            batch_size=sitting.batch_size,
+            segment=max(num_steps // SNAPSHOTS, 1),
+            state=run.state,
+            after=sitting.after,
+        ):
+            images = np.asarray(to_image(progress.state))
+            _check_finite(title, images, progress)
+            if progress.batch == 0:
+                sitting.frames.append(to_uint8(np.concatenate([images[0], np.asarray(progress.x0_hat[0])], axis=1)))
+            if progress.step == num_steps:
+                sitting.finished.append(images[: len(keys) - progress.batch * sitting.batch_size])
+            update(progress.batch * num_steps + progress.step, residual(progress.x0_hat) if residual else "")
+            if time.monotonic() - kept_at > 1:
+                sitting.write(progress, timing())
+                kept_at = time.monotonic()
+    drawn = Drawn(np.concatenate(sitting.finished), np.array(sitting.frames), timing(), sitting.after is not None)
+    seconds = [drawn.timing.compile_seconds, drawn.timing.run_seconds]
+    write_npz(store, samples=drawn.samples, frames=drawn.frames, seconds=np.array(seconds))
+    sitting.partial.unlink(missing_ok=True)
+    return drawn
+
+
+def _check_finite(title: str, images: np.ndarray, progress: Progress) -> None:
+    if not np.isfinite(images).all():
+        raise UserError(
+            f"{title}: the chain diverged (not a finite number) by step {progress.step} of {progress.num_steps}; "
+            "smaller hyper-parameters or more --steps make every step gentler."
+        )
+
+
+@contextmanager
+def _progress_bar(title: str, total: int, console: Console) -> Iterator[Callable[[int, str], None]]:
+    """Gives a function `(steps done, residual)` that moves a bar, or prints a line now and then in a log."""
+    said_at = time.monotonic()
+    columns = (
+        TextColumn("{task.description:<24}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("steps, {task.fields[residual]}left"),
+        TimeRemainingColumn(),
+    )
+    with ProgressBar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=total, residual="")
+
+        def update(done: int, residual: str) -> None:
+            nonlocal said_at
+            bar.update(task, completed=done, residual=f"{residual}, " if residual else "")
+            if not console.is_terminal and time.monotonic() - said_at > 30:
+                said_at = time.monotonic()
+                console.print(f"  {done}/{total} steps{', ' * bool(residual)}{residual}", highlight=False)
+
+        yield update

@@ -1,0 +1,83 @@
+"""Scoring samples: against the truth where it is known, and against the data always."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxdiff.lpips import LPIPS, LPIPSWeightsNotFound, load_lpips
+from jaxdiff.metrics import psnr, ssim
+from jaxdiff.operators import Operator, residual_ratio
+from jaxdiff.runs.folder import Row
+
+NOT_AVAILABLE = "n/a"
+HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "lpips_vgg": False, "lpips_alex": False}
+LABELS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "lpips_vgg": "LPIPS (vgg)", "lpips_alex": "LPIPS (alex)"}
+
+
+def load_lpips_nets() -> tuple[dict[str, LPIPS], list[str]]:
+    """Loads the LPIPS networks whose weights can be found; the others' messages say how to get them."""
+    found, missing = {}, []
+    for net in ("vgg", "alex"):
+        try:
+            found[f"lpips_{net}"] = load_lpips(net)
+        except LPIPSWeightsNotFound as error:
+            missing.append(str(error))
+    return found, missing
+
+
+def score(
+    samples: Float[np.ndarray, "n h w c"],
+    operator: Operator,
+    y: Array,
+    sigma_y: float,
+    *,
+    truth: Float[Array, "h w c"] | None = None,
+    nets: Mapping[str, LPIPS] | None = None,
+) -> list[Row]:
+    """Scores every sample, clipped to [-1, 1].
+
+    Args:
+        samples: one per seed.
+        operator: the forward model.
+        y: the measurement.
+        sigma_y: standard deviation of its noise, in [-1, 1] units; without noise the residual ratio reads "n/a".
+        truth: the image measured, if it is known; otherwise there is only the residual ratio.
+        nets: LPIPS networks by column; a column whose network is missing reads "n/a".
+    """
+    clipped = jnp.clip(jnp.asarray(samples), -1, 1)
+    columns: dict[str, Sequence] = {"seed": range(len(samples))}
+    if truth is not None:
+        columns["psnr"] = np.asarray(jax.vmap(psnr, (0, None))(clipped, truth)).tolist()
+        columns["ssim"] = np.asarray(jax.vmap(ssim, (0, None))(clipped, truth)).tolist()
+        for name in ("lpips_vgg", "lpips_alex"):
+            net = (nets or {}).get(name)
+            distances = [] if net is None else np.asarray(jax.vmap(net, (0, None))(clipped, truth)).tolist()
+            columns[name] = distances or [NOT_AVAILABLE] * len(samples)
+    ratio = [NOT_AVAILABLE] * len(samples)
+    if sigma_y > 0:
+        ratio = np.asarray(jax.vmap(lambda x: residual_ratio(operator, y, x, sigma_y))(clipped)).tolist()
+    columns["residual_ratio"] = ratio
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def mean_and_std(values: Sequence[object]) -> tuple[float, float] | None:
+    """Returns mean and sample standard deviation over seeds, or None where a value is missing."""
+    if not all(isinstance(v, int | float) for v in values):
+        return None
+    array = np.asarray(values, float)
+    return float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else 0.0
+
+
+def residual_text(operator: Operator, y: Array, sigma_y: float) -> Callable[[Float[Array, "n h w c"]], str]:
+    """Returns a function that tells how far estimates are from the data, on average over the chains.
+
+    With noise it is `||y - A x0_hat|| / (sigma_y sqrt(m))`, otherwise the root mean square of the residual.
+    """
+    unit, words = (sigma_y, "residual {:.2f} x noise") if sigma_y > 0 else (1.0, "residual {:.3f}")
+    return lambda x0_hat: words.format(float(jnp.mean(_ratios(operator, y, x0_hat, unit))))
+
+
+_ratios = jax.jit(jax.vmap(residual_ratio, (None, None, 0, None)))
