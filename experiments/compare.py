@@ -20,8 +20,9 @@ import tyro
 from jaxtyping import Float
 
 from experiments.cells import Cell, brightest, record, run_cell, sections, write_cells
-from experiments.papers import OURS, PAPERS, Paper, Variant, prior_of, published, remarks
+from experiments.papers import OURS, PAPERS, Paper, Variant
 from experiments.problems import KINDS, TASKS, make_problem
+from experiments.published import prior_of, published, remarks
 from experiments.setup import INTERRUPTED, Config, Experiment, begin
 from experiments.tables import markdown_table, summary
 from jaxdiff.images import heat, labelled_grid, write_image

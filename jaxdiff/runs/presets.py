@@ -7,6 +7,7 @@ Step sizes in the literature belong to 256x256 images and 1000 steps. They are g
 from dataclasses import dataclass
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -106,9 +107,8 @@ def make_run(
 
 def matched_time(schedule: Schedule, sigma_y: float) -> int:
     """Returns the first time at which the forward process has at least the noise of `x0 + sigma_y eps`."""
-    alpha_bar = np.asarray(schedule.alpha_bar)
-    noise = np.sqrt((1 - alpha_bar) / alpha_bar)
-    return int(min(np.searchsorted(noise, sigma_y), schedule.num_times - 1))
+    alpha, sigma = (np.asarray(table) for table in schedule(jnp.arange(schedule.num_times)))
+    return int(min(np.searchsorted(sigma / alpha, sigma_y), schedule.num_times - 1))
 
 
 def _sdedit(

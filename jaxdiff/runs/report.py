@@ -24,108 +24,12 @@ SHOWN = 256
 ABOUT_ONE = (0.7, 1.5)
 """Residual ratios that are called about 1."""
 
+_PAGE = Path(__file__).parent / "page"
 _COLUMNS = {
     "seed": "seed",
     **{name: f"{LABELS[name]} {'↑' if higher else '↓'}" for name, higher in HIGHER_IS_BETTER.items()},
     "residual_ratio": "residual / noise",
 }
-
-_STYLE = """
-:root { color-scheme: light dark; --page: #fff; --ink: #1c1e21; --soft: #5f666d; --line: #d9dde1; --fill: #f3f5f6;
-  --focus: #1769d2 }
-@media screen and (prefers-color-scheme: dark) {
-  :root { --page: #16181b; --ink: #e4e6e8; --soft: #9da4ab; --line: #363b41; --fill: #212428; --focus: #7db4ff }
-}
-* { box-sizing: border-box }
-body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.5 system-ui, sans-serif }
-main { max-width: 72rem; margin: auto; padding: 1rem 1.25rem 4rem }
-h1 { font-size: 1.75rem; line-height: 1.2 }
-h2 { margin: 2.5rem 0 1rem; padding-top: .75rem; border-top: 1px solid var(--line); font-size: 1.25rem }
-p { max-width: 46rem }
-.command { padding: .75rem 1rem; border-radius: 6px; background: var(--fill); font: .875rem/1.5 ui-monospace, monospace;
-  white-space: pre-wrap; overflow-wrap: anywhere; user-select: all }
-.settings { display: grid; grid-template-columns: fit-content(60%) 1fr; margin: 0; font-size: .9375rem }
-.settings dt, .settings dd { margin: 0; padding: .25rem 0; border-top: 1px solid var(--line); overflow-wrap: anywhere }
-.settings dt { padding-right: 1.5rem; color: var(--soft) }
-.settings dt:has(+ dd > dl), .settings dd:has(> dl) { grid-column: 1 / -1 }
-.settings dd:has(> dl) { padding: 0 0 0 1.5rem; border-top: 0 }
-.scroll { overflow-x: auto }
-table { border-collapse: collapse; margin: 1rem 0; font-size: .9375rem; font-variant-numeric: tabular-nums }
-caption { padding: .25rem 0; color: var(--soft); font-size: .875rem; text-align: left }
-th, td { padding: .3rem 1.25rem .3rem 0; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap }
-th { color: var(--soft); font-weight: 600 }
-tfoot td { border-bottom: 0; font-weight: 600 }
-.number { padding: .3rem .25rem .3rem 1rem; text-align: right }
-.row { display: flex; flex-wrap: wrap; gap: 1rem; margin: 1rem 0; align-items: flex-start }
-figure { width: min(var(--width), 100%); margin: 0; break-inside: avoid }
-figure img { display: block; width: 100%; height: auto }
-.pixels { image-rendering: pixelated }
-figcaption { padding-top: .3rem; color: var(--soft); font-size: .875rem; line-height: 1.35; overflow-wrap: anywhere }
-.ramp { display: flex; gap: .5rem; align-items: center }
-.ramp img { flex: 1; min-width: 0; height: .6rem; border: 1px solid var(--line) }
-.slider { --at: 50% }
-.slider figcaption { display: flex; justify-content: space-between; gap: 1rem }
-.slider figcaption :last-child { text-align: right }
-.stack { position: relative }
-.stack .before { position: absolute; inset: 0; height: 100%; clip-path: inset(0 calc(100% - var(--at)) 0 0) }
-.stack input { position: absolute; inset: 0 auto 0 -16px; width: calc(100% + 32px); height: 100%; margin: 0; opacity: 0;
-  appearance: none; cursor: ew-resize; touch-action: pan-y }
-.stack input::-webkit-slider-runnable-track { height: 100% }
-.stack input::-webkit-slider-thumb { appearance: none; width: 32px; height: 100% }
-.stack input::-moz-range-thumb { border: 0; width: 32px; height: 100% }
-.boundary { position: absolute; inset: 0 auto 0 var(--at); width: 2px; margin-left: -1px; background: #fff;
-  box-shadow: 0 0 3px #000b; pointer-events: none }
-.boundary::after { content: "\\2194"; position: absolute; top: 50%; left: 50%; width: 28px; height: 28px;
-  transform: translate(-50%, -50%); border-radius: 50%; background: #fff; color: #1c1e21; box-shadow: 0 0 3px #000b;
-  font: 16px/28px sans-serif; text-align: center }
-:focus-visible { outline: 2px solid var(--focus); outline-offset: 2px }
-.stack:has(:focus-visible) { outline: 3px solid var(--focus); outline-offset: 2px }
-.choice select { max-width: 100%; padding: .25rem; font: inherit }
-@media (max-width: 40rem) {
-  .slider { width: 100% }
-  .gallery { gap: .75rem }
-  .gallery figure { width: calc(50% - .375rem) }
-}
-@media print { .choice { display: none } img, .boundary { print-color-adjust: exact } h2 { break-after: avoid } }
-"""
-
-_SCRIPT = """
-for (const slider of document.querySelectorAll('.slider')) {
-  const input = slider.querySelector('input');
-  const move = () => slider.style.setProperty('--at', input.value + '%');
-  input.addEventListener('input', move);
-  move();
-}
-for (const choice of document.querySelectorAll('.choice')) {
-  const section = choice.closest('section'), select = choice.querySelector('select');
-  const show = () => {
-    const { src, alt } = section.querySelectorAll('.choosable')[select.selectedIndex];
-    section.querySelectorAll('.after').forEach(image => Object.assign(image, { src, alt }));
-    section.querySelectorAll('.after-label').forEach(label => { label.textContent = alt; });
-  };
-  select.addEventListener('change', show);
-  choice.hidden = false;
-  show();
-}
-"""
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<main>
-<h1>{title}</h1>
-{body}
-</main>
-<script>{script}</script>
-</body>
-</html>
-"""
 
 
 def page(title: str, blocks: Sequence[str]) -> str:
@@ -135,7 +39,8 @@ def page(title: str, blocks: Sequence[str]) -> str:
         title: name of the page, and its first heading.
         blocks: what the other functions here return; any other HTML is taken as it is.
     """
-    return _PAGE.format(title=escape(title), style=_STYLE, script=_SCRIPT, body="\n".join(blocks))
+    template, style, script = ((_PAGE / name).read_text() for name in ("page.html", "style.css", "script.js"))
+    return template.format(title=escape(title), style=style, script=script, body="\n".join(blocks))
 
 
 def write_page(path: str | os.PathLike, title: str, blocks: Sequence[str]) -> None:

@@ -157,9 +157,7 @@ def write_report(request: Restore, damage: Damage, drawn: Drawn, rows: list[Row]
     """Writes `report.html`."""
     blocks = [
         report.command(command_line(PROGRAM)),
-        report.paragraph(
-            f"{request.damaged}: {damage.fit.describe()}. Noise: sigma_y = {describe_sigma(request.sigma_y)}."
-        ),
+        report.paragraph(f"{request.damaged}: {damage.fit.describe()}. Noise: {describe_sigma(damage.sigma_y)}."),
         report.samples_section(
             f"{TASKS[request.task]}, {METHODS[request.chosen_method]}",
             samples=drawn.samples,

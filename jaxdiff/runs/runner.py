@@ -24,6 +24,9 @@ from jaxdiff.sampling import Progress, sample_segments
 SNAPSHOTS = 20
 """Segments of a run: how often it can be looked at, and how much of it a kill can cost at most."""
 
+KEEP_EVERY = 1.0
+"""Seconds between two writings of the file from which a killed run goes on, at least."""
+
 _COMPILE_EVENTS = (
     "/jax/core/compile/jaxpr_trace_duration",
     "/jax/core/compile/jaxpr_to_mlir_module_duration",
@@ -190,7 +193,7 @@ def draw(
             if progress.step == num_steps:
                 sitting.finished.append(images[: len(keys) - progress.batch * sitting.batch_size])
             update(progress.batch * num_steps + progress.step, residual(progress.x0_hat) if residual else "")
-            if time.monotonic() - kept_at > 1:
+            if time.monotonic() - kept_at >= KEEP_EVERY:
                 sitting.write(progress, timing())
                 kept_at = time.monotonic()
     drawn = Drawn(np.concatenate(sitting.finished), np.array(sitting.frames), timing(), sitting.after is not None)

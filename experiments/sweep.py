@@ -1,0 +1,285 @@
+"""Sweeps the hyper-parameters of DPS and ScoreALD: every value with every seed, in one compiled program.
+
+    python -m experiments.sweep
+    python -m experiments.sweep --tasks blur --methods dps --zeta 0.05:2:12 --refine 6 --seeds 5 --steps 250
+    python -m experiments.sweep --methods score-ald --gamma 10:15 28:33 --weightings over_gamma
+
+Values are given in the units of the literature (256x256 images, 1000 steps) and scaled by `jaxdiff.scale_zeta` and
+`jaxdiff.scale_gamma`; the tables show what was given and what was used. Jacques' grid is zeta 0.1, 0.3 and 1.0, and
+gamma 10:15 to 28:33 with a range between that the report does not state. Seed k has the same noise at every
+value, so that values differ by what they do and not by chance.
+
+The best value is the one of the highest PSNR, which needs the truth. Without it there is only the residual
+ratio to look at: about 1 where a sample fits the data as well as their noise allows.
+
+Writes `report.html` with the curves, `TASK_METHOD.png` (one figure of curves each), `images.png` (the smallest, the best and
+the largest value), `table.md`, `metrics.csv` (a row per task, method, value and seed), `config.json`, and all samples
+(`samples/*.npz`, values x seeds). `--resume` goes on with an interrupted run, also with another `--refine`.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+from experiments.cells import file_name
+from experiments.chains import count_compilations, join
+from experiments.curves import (
+    Curve,
+    Grid,
+    Numbers,
+    Point,
+    between_neighbours,
+    check_matplotlib,
+    draw_curves,
+    markdown_table,
+    told,
+)
+from experiments.problems import KINDS, TASKS, Problem, make_problem, sample_keys
+from experiments.setup import INTERRUPTED, Config, Experiment, begin
+from jaxdiff.images import labelled_grid, write_image
+from jaxdiff.lpips import LPIPS
+from jaxdiff.runs import report
+from jaxdiff.runs.errors import UserError, check_names, exit_on_user_error
+from jaxdiff.runs.folder import command_line, finish_folder, write_atomically, write_csv
+from jaxdiff.runs.names import METHODS, WEIGHTINGS
+from jaxdiff.runs.presets import Run, make_run
+from jaxdiff.runs.runner import draw
+from jaxdiff.runs.scores import load_lpips_nets, score
+
+PROGRAM = "python -m experiments.sweep"
+
+
+@dataclass(frozen=True)
+class Sweep(Config):
+    """Settings of the sweep."""
+
+    tasks: tuple[str, ...] = tuple(TASKS)
+    """Some of: box, random, blur."""
+    methods: tuple[str, ...] = ("dps", "score-ald")
+    """Some of: dps, score-ald."""
+    zeta: str = "0.1,0.2,0.3,0.6,1,2,3"
+    """DPS' step sizes: single values, or from:to:count on a log axis, or several of these with commas."""
+    gamma: tuple[str, ...] = ("3:4.5", "5:7.5", "10:15", "17:22", "28:33", "60:70")
+    """ScoreALD's gammas as clean:noisy, at t = 0 and at the last t."""
+    weightings: tuple[str, ...] = ("over_gamma", "over_variance")
+    """ScoreALD's weightings, some of: over_gamma, over_variance, twice_over_variance. The last is almost the second
+    with gamma divided by the root of 2."""
+    refine: int = 0
+    """Further values around the best of the grid, between its two neighbours."""
+    seeds: int = 3
+    """Samples at every value."""
+    steps: int = 100
+    """Diffusion steps of a whole chain; the reports take 1000."""
+    out: Path = Path("results/sweep")
+    """Folder of the results."""
+
+
+def read_zetas(text: str) -> list[Numbers]:
+    """Reads single values and ranges `from:to:count`, separated by commas.
+
+    >>> read_zetas("0.1:0.4:3,1")
+    [(0.1,), (0.2,), (0.4,), (1.0,)]
+    """
+    values: set[float] = set()
+    for part in text.split(","):
+        numbers = [_positive(number) for number in part.split(":")]
+        if None in numbers or len(numbers) not in (1, 3):
+            raise UserError(f"--zeta {part!r} is neither a positive number nor from:to:count, such as 0.05:2:12.")
+        if len(numbers) == 1:
+            values.add(numbers[0])
+            continue
+        low, high, count = numbers
+        if low >= high:
+            raise UserError(f"--zeta {part!r} must go up; write the smaller end first.")
+        if count != int(count) or not 2 <= count <= 1000:
+            raise UserError(f"--zeta {part!r} must have a count from 2 to 1000.")
+        values.update(float(f"{x:.6g}") for x in np.geomspace(low, high, int(count)))
+    return sorted((value,) for value in values)
+
+
+def read_gammas(texts: Sequence[str]) -> list[Numbers]:
+    """Reads pairs `clean:noisy`."""
+    pairs: set[Numbers] = set()
+    for text in texts:
+        numbers = tuple(_positive(number) for number in text.split(":"))
+        if None in numbers or len(numbers) != 2:
+            raise UserError(f"--gamma {text!r} is not a pair clean:noisy of positive numbers, such as 10:15.")
+        pairs.add(numbers)
+    if not pairs:
+        raise UserError("no --gamma given; Jacques' are 10:15 and 28:33.")
+    return sorted(pairs, key=lambda pair: (pair[0] * pair[1], pair))
+
+
+def _positive(text: str) -> Any:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if 0 < number < math.inf else None
+
+
+def read_grids(config: Sweep) -> list[Grid]:
+    """Returns what to sweep, in the order of the tables."""
+    methods = check_names(config.methods, ["dps", "score-ald"], "method")
+    weightings = check_names(config.weightings, list(WEIGHTINGS), "weighting")
+    zetas, gammas = read_zetas(config.zeta), read_gammas(config.gamma)
+    if config.refine < 0:
+        raise UserError(f"--refine must be zero or positive, got {config.refine}.")
+    grids = {
+        "dps": [Grid("dps", "", zetas)],
+        "score-ald": [Grid("score-ald", weighting, gammas) for weighting in weightings],
+    }
+    return [grid for method in methods for grid in grids[method]]
+
+
+def sweep(config: Sweep, experiment: Experiment, problem: Problem, grid: Grid, nets: Mapping[str, LPIPS]) -> Curve:
+    """Tries all values of a grid, then further ones around the best, and says what came out."""
+    say = partial(experiment.console.print, highlight=False, soft_wrap=True)
+    points = try_values(config, experiment, problem, grid, grid.values, "", nets)
+    for done in range(0, config.refine, len(grid.values)):
+        more = between_neighbours(points, min(config.refine - done, len(grid.values)))
+        say(f"  refining with {len(more)} values from {told(min(more))} to {told(max(more))}")
+        points += try_values(config, experiment, problem, grid, more, f"_refine-{config.refine}-{done}", nets)
+        points.sort(key=lambda point: point.position)
+    curve = Curve(problem, grid, points)
+    for sentence in curve.words():
+        say(f"  {sentence}")
+    return curve
+
+
+def try_values(
+    config: Sweep,
+    experiment: Experiment,
+    problem: Problem,
+    grid: Grid,
+    values: Sequence[Numbers],
+    suffix: str,
+    nets: Mapping[str, LPIPS],
+) -> list[Point]:
+    """Draws all seeds at all values, and scores them."""
+    kind, operator, y, sigma_y = KINDS[problem.task], problem.operator, problem.y, problem.sigma_y
+    runs = [
+        make_run(grid.method, kind, experiment.denoiser, operator, y, sigma_y, config.steps, grid.chosen(value))
+        for value in values
+    ]
+    samples = draw_runs(config, experiment, problem, grid, runs, suffix)
+    points = []
+    for value, run, x in zip(values, runs, samples, strict=True):
+        used = tuple(float(getattr(run.sampler, name)) for name in grid.fields)
+        points.append(Point(value, used, x, score(x, operator, y, sigma_y, truth=experiment.truth, nets=nets)))
+    return points
+
+
+def draw_runs(
+    config: Sweep, experiment: Experiment, problem: Problem, grid: Grid, runs: Sequence[Run], suffix: str
+) -> Float[np.ndarray, "values seeds h w c"]:
+    """Draws in one `vmap` over values and seeds, filled with copies up to what the grid's program takes."""
+    console, seeds = experiment.console, config.seeds
+    title = f"{TASKS[problem.task]}, {grid.name}"
+    width = min(len(grid.values) * seeds, config.batch_size or len(grid.values) * seeds)
+    copies = max(-(-width // seeds) - len(runs), 0)
+    run, keys = join([*runs, *[runs[-1]] * copies], grid.fields, sample_keys(config.seed, seeds))
+    store = config.out / "samples" / f"{file_name(problem.task, grid.name)}{suffix}.npz"
+    with count_compilations() as compilations:
+        drawn = draw(title, run, keys, store, console, batch_size=width, to_image=lambda state: state[1])
+    chains = f"{len(runs) * seeds} chains" + f", {width} at once" * (width < len(keys))
+    compiled = {0: "no compilation", 1: "1 compilation"}.get(compilations.count, f"{compilations.count} compilations")
+    seconds = f"{drawn.timing.run_seconds:.0f} s, after {drawn.timing.compile_seconds:.0f} s of compiling"
+    earlier = " (continued from an earlier run)" * drawn.resumed
+    console.print(
+        f"{title}: {len(runs)} values x {seeds} seeds: {chains}, {compiled}; {seconds}{earlier}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    shape = (-1, seeds, *drawn.samples.shape[1:])
+    return drawn.samples.reshape(shape)[: len(runs)]
+
+
+def pictures(experiment: Experiment, curve: Curve) -> list[tuple[ArrayLike, str, str]]:
+    """Returns images of the first seed, each with a title and a caption."""
+    points = {"smallest": curve.points[0], "best PSNR": curve.best, "largest": curve.points[-1]}
+    return [
+        (experiment.truth, "truth", ""),
+        (curve.problem.y, "measurement", f"sigma {curve.problem.sigma_y:g}"),
+        *(
+            (point.samples[0], title, f"{curve.grid.parameter} {told(point.given)}\n{point.text('psnr', 1)} dB")
+            for title, point in points.items()
+        ),
+    ]
+
+
+def figure(experiment: Experiment, curves: Sequence[Curve]) -> Float[np.ndarray, "H W 3"]:
+    """Draws a row per task and method: truth, measurement, and what the smallest, the best and the largest value give."""
+    cells = [pictures(experiment, curve) for curve in curves]
+    return labelled_grid(
+        [[image for image, _, _ in row] for row in cells],
+        [title for _, title, _ in cells[0]],
+        [curve.title.replace(", ", "\n") for curve in curves],
+        captions=[[caption for _, _, caption in row] for row in cells],
+        scale=max(1, round(128 / experiment.truth.shape[0])),
+    )
+
+
+def record(curves: Sequence[Curve]) -> dict[str, Any]:
+    """Returns what followed from the settings."""
+    return {
+        "operators": {curve.problem.task: curve.problem.operator_settings for curve in curves},
+        "best": {curve.title: curve.words() for curve in curves},
+        "values": {curve.title: {told(p.given): list(p.used) for p in curve.points} for curve in curves},
+    }
+
+
+def write_report(config: Sweep, experiment: Experiment, curves: Sequence[Curve]) -> None:
+    """Writes the figures and `report.html`."""
+    blocks = [
+        report.command(command_line(PROGRAM)),
+        report.paragraph(
+            "Values are given in the units of the literature (256x256 images, 1000 steps); the tables also show what was "
+            "used here. Bands are one standard deviation over seeds, and the same seeds are used at all values."
+        ),
+    ]
+    for task, method in dict.fromkeys((curve.problem.task, curve.grid.method) for curve in curves):
+        together = [curve for curve in curves if (curve.problem.task, curve.grid.method) == (task, method)]
+        png = draw_curves(together)
+        write_atomically(config.out / f"{task}_{method}.png", png)
+        blocks += [report.heading(f"{TASKS[task]}, {METHODS[method]}"), report.figure_file(png)]
+        for curve in together:
+            shown = [(image, f"{title}: {caption}") for image, title, caption in pictures(experiment, curve)]
+            blocks += [report.heading(curve.title, 3), *map(report.paragraph, curve.words())]
+            blocks += [report.gallery(shown), report.table(curve.table())]
+    write_image(config.out / "images.png", figure(experiment, curves))
+    blocks += [report.heading("Settings"), report.settings(record(curves))]
+    report.write_page(config.out / "report.html", "Sweep of hyper-parameters", blocks)
+
+
+def main(config: Sweep) -> None:
+    """Runs the sweep and writes its folder."""
+    check_matplotlib()
+    tasks, grids = check_names(config.tasks, list(TASKS), "task"), read_grids(config)
+    experiment = begin(config, PROGRAM, ignore=("refine",))
+    nets, missing = load_lpips_nets()
+    curves = []
+    for task in tasks:
+        problem = make_problem(task, experiment.truth, config.sigma, config.seed)
+        curves += [sweep(config, experiment, problem, grid, nets) for grid in grids]
+    write_csv(config.out / "metrics.csv", [row for curve in curves for row in curve.rows()])
+    write_atomically(config.out / "table.md", markdown_table(curves))
+    finish_folder(config.out, record(curves))
+    write_report(config, experiment, curves)
+    for message in missing:
+        experiment.console.print(f"LPIPS reads n/a: {message}", soft_wrap=True, highlight=False, style="dim")
+    written = f"written to {config.out}: report.html, images.png, table.md, metrics.csv"
+    experiment.console.print(written, highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    with exit_on_user_error(INTERRUPTED):
+        main(tyro.cli(Sweep, description=__doc__))

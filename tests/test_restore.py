@@ -1,0 +1,229 @@
+"""The command `jaxdiff`: a picture restored, and every bad input answered by one sentence and exit code 2."""
+
+import csv
+import json
+from dataclasses import replace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image, ImageSequence
+
+from jaxdiff import samplers
+from jaxdiff.checkpoint import PriorConfig, save_prior
+from jaxdiff.cli import main
+from jaxdiff.images import read_image, to_uint8, write_image
+from jaxdiff.operators import residual_ratio
+from jaxdiff.runs import restore as restoring
+from jaxdiff.runs.damage import estimate_sigma
+from jaxdiff.runs.names import METHODS
+from jaxdiff.runs.presets import HyperParameters, make_run, matched_time
+from jaxdiff.runs.request import Restore
+from jaxdiff.unet import UNetConfig
+from tests.conftest import gaussian_denoiser, random_weights
+
+TINY = UNetConfig(16, 4, (1, 2), 1, (8,), num_heads=1, norm_groups=2)
+
+
+@pytest.fixture(scope="module")
+def prior(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prior") / "tiny"
+    save_prior(folder, random_weights(TINY), PriorConfig(TINY))
+    return str(folder)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with pictures to work on, in which the command runs."""
+    monkeypatch.chdir(tmp_path)
+    rows, columns = np.mgrid[-1:1:32j, -1:1:40j].astype(np.float32)
+    picture = np.stack([rows, columns, rows * columns], -1)
+    mask = np.full((32, 40, 1), -1, np.float32)
+    mask[10:20, 12:30] = 1
+    write_image("photo.png", picture)
+    write_image("square.png", picture[:16, :16])
+    write_image("mask.png", mask)
+    write_image("black.png", np.full((32, 40, 1), -1, np.float32))
+    write_image("white.png", np.full((32, 40, 1), 1, np.float32))
+    write_image("small.png", picture[:8, :8])
+    write_image("other.png", mask[:30])
+    (tmp_path / "text.png").write_text("hello")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "photo.png").read_bytes()[:300])
+    (tmp_path / "file").write_text("")
+    np.save("nan.npy", np.full((3, 3), np.nan))
+    return tmp_path
+
+
+def run(prior, *arguments):
+    main(["restore", *arguments, "--prior", prior, "--steps", "4", "--samples", "2"])
+
+
+def test_inpainting_fills_the_hole_and_nothing_else(prior, folder, capsys):
+    run(prior, "photo.png", "--mask", "mask.png")
+    out = folder / "results" / "photo-inpaint"
+    said = capsys.readouterr().out
+    assert "the central 32x32 are kept and resized to 16x16" in said
+    assert "0 in [-1, 1] units = 0 in [0, 1] units = 0 of 255 steps" in said
+    hidden = read_image(folder / "mask.png")[..., 0] > 0
+    for k in range(2):
+        before, after = (np.asarray(Image.open(p)) for p in (folder / "photo.png", out / f"restored_{k}.png"))
+        np.testing.assert_array_equal(after[~hidden], before[~hidden])
+        assert (after[hidden] != before[hidden]).any()
+        kept = np.load(out / "measurement.npz")
+        known = kept["observed"][..., 0] > 0
+        sample = np.asarray(Image.open(out / "samples" / f"sample_{k}.png"))
+        np.testing.assert_array_equal(sample[known], to_uint8(kept["y"])[known])
+    written = {p.name for p in out.iterdir()}
+    assert written >= {"config.json", "command.txt", "env.json", "measurement.npz", "metrics.csv", "grid.png"}
+    assert written >= {"mean.png", "std.png", "process.gif", "report.html"}
+    assert "not evidence" in (out / "report.html").read_text()
+    assert len(list(ImageSequence.Iterator(Image.open(out / "process.gif")))) == 4
+
+    with pytest.raises(SystemExit):
+        run(prior, "photo.png", "--mask", "mask.png")
+    assert "--resume goes on with them" in capsys.readouterr().err
+    before = (out / "samples" / "samples.npz").read_bytes()
+    run(prior, "photo.png", "--mask", "mask.png", "--resume")
+    assert (out / "samples" / "samples.npz").read_bytes() == before
+    with pytest.raises(SystemExit):
+        run(prior, "photo.png", "--mask", "mask.png", "--resume", "--invert-mask")
+    assert "invert_mask" in capsys.readouterr().err
+
+
+def test_simulated_damage_is_scored_and_the_noise_is_what_was_asked(prior, folder, capsys):
+    flags = ["--task", "denoise", "--simulate", "--sigma-steps", "25.5", "--out", "results/noisy"]
+    run(prior, "photo.png", *flags)
+    assert "0.2 in [-1, 1] units = 0.1 in [0, 1] units = 25.5 of 255 steps" in capsys.readouterr().out
+    kept = np.load(folder / "results" / "noisy" / "measurement.npz")
+    noise = kept["y"] - kept["truth"]
+    assert noise.std() == pytest.approx(0.2, rel=0.1)
+    with (folder / "results" / "noisy" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["seed"] for row in rows] == ["0", "1"]
+    samples = np.load(folder / "results" / "noisy" / "samples" / "samples.npz")["samples"]
+    found = float(residual_ratio(lambda x: x, kept["y"], jnp.clip(samples[1], -1, 1), 0.2))
+    assert float(rows[1]["residual_ratio"]) == pytest.approx(found, rel=1e-3)
+    assert all(np.isfinite(float(row["psnr"])) for row in rows)
+    told = json.loads((folder / "results" / "noisy" / "config.json").read_text())
+    assert told["hyper_parameters"]["start"] == matched_time(load(prior).schedule, 0.2)
+
+
+def load(prior):
+    from jaxdiff import load_prior
+
+    return load_prior(prior)
+
+
+def test_noise_of_a_photo_is_estimated_and_averaged_with_its_pixels(prior, folder, capsys):
+    flags = ["--task", "deblur", "--blur-std", "2", "--method", "score-ald", "--samples", "1"]
+    run(prior, "photo.png", *flags)
+    said = capsys.readouterr().out
+    assert "a Gaussian of 2 pixels, 1 at 16x16" in said
+    assert "after averaging 2 x 2 pixels (estimated from the picture" in said
+
+
+def test_the_estimate_of_the_noise_is_right():
+    rng = np.random.default_rng(0)
+    smooth = np.linspace(-0.5, 0.5, 63)[:, None, None] + np.zeros((63, 64, 3))
+    for sigma in (0.02, 0.2):
+        assert estimate_sigma(smooth + sigma * rng.normal(size=smooth.shape)) == pytest.approx(sigma, rel=0.1)
+    assert estimate_sigma(smooth) == pytest.approx(2 / 255 / 12**0.5, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["photo.png"], "--task inpaint needs --mask"),
+        (["photo.png", "--mask", "absent.png"], "there is no image absent.png"),
+        (["absent.png", "--mask", "mask.png"], "there is no image absent.png"),
+        (["photo.png", "--mask", "other.png"], "has 40x30 pixels, the picture 40x32"),
+        (["photo.png", "--mask", "black.png"], "hides no pixel"),
+        (["photo.png", "--mask", "white.png"], "hides every pixel"),
+        (["photo.png", "--mask", "black.png", "--invert-mask"], "hides every pixel"),
+        (["text.png", "--mask", "mask.png"], "not an image"),
+        (["cut.png", "--mask", "mask.png"], "damaged"),
+        (["small.png", "--mask", "mask.png"], "fewer than the 16x16"),
+        ([".", "--mask", "mask.png"], "is a folder"),
+        (["photo.png", "--mask", "mask.png", "--sigma", "-0.1"], "--sigma must be between 0 and 1"),
+        (["photo.png", "--mask", "mask.png", "--sigma", "nan"], "--sigma must be between 0 and 1"),
+        (["photo.png", "--mask", "mask.png", "--sigma", "5"], "--sigma-steps takes 8-bit steps"),
+        (["photo.png", "--mask", "mask.png", "--sigma", "0.1", "--sigma-steps", "5"], "give one of them"),
+        (["photo.png", "--mask", "mask.png", "--samples", "0"], "--samples must be at least 1"),
+        (["photo.png", "--mask", "mask.png", "--steps", "0"], "--steps must be at least 1"),
+        (["photo.png", "--mask", "mask.png", "--steps", "2000"], "--steps must be between 1 and 1000"),
+        (["photo.png", "--mask", "mask.png", "--zeta", "-1"], "zeta must be zero or positive"),
+        (["photo.png", "--mask", "mask.png", "--gamma", "1", "2"], "--gamma belongs to --method score-ald"),
+        (["photo.png", "--mask", "mask.png", "--method", "dsp"], "did you mean 'dps'"),
+        (["photo.png", "--mask", "mask.png", "--fit", "crob"], "did you mean 'crop'"),
+        (["photo.png", "--mask", "mask.png", "--blur-std", "2"], "does not belong to --task inpaint"),
+        (["photo.png", "--mask", "mask.png", "--out", "file/results"], "cannot write to file/results"),
+        (["photo.png", "--mask", "mask.png", "--prior", "faces-33"], "no prior named 'faces-33'"),
+        (["photo.png", "--task", "inpant"], "unknown task 'inpant' (did you mean 'inpaint'?)"),
+        (["photo.png", "--task", "deblur"], "needs either --kernel"),
+        (["photo.png", "--task", "deblur", "--blur-std", "0"], "--blur-std must be a positive"),
+        (["photo.png", "--task", "deblur", "--kernel", "nan.npy"], "NaN or infinite"),
+        (["photo.png", "--task", "denoise", "--simulate"], "needs the noise to add"),
+        (["photo.png", "--task", "denoise", "--method", "sdedit", "--sigma", "0.1", "--start", "-5"], "start time"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_code_two(prior, folder, capsys, arguments, sentence):
+    if "--prior" not in arguments:
+        arguments = [*arguments, "--prior", prior]
+    with pytest.raises(SystemExit) as ended:
+        main(["restore", *arguments])
+    told = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert told.startswith("error: ")
+    assert told.count("\n") == 1
+    assert sentence in told
+    assert not (folder / "results").exists()
+
+
+def test_an_interrupt_says_how_to_go_on(prior, folder, capsys, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(restoring, "draw", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        run(prior, "photo.png", "--mask", "mask.png")
+    assert ended.value.code == 130
+    assert "--resume goes on" in capsys.readouterr().err
+
+
+def test_info_and_list_tell_what_is_there(capsys):
+    main(["info"])
+    assert "faces-32: 32x32" in capsys.readouterr().out
+    main(["list"])
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in samplers.__all__ if name[0].isupper())
+    assert "DPS(denoiser, operator, y, zeta)" in listed
+    assert "https://arxiv.org/abs/2209.14687" in listed
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_can_be_set_up_for_every_task(method):
+    denoiser = gaussian_denoiser()
+    y = jnp.zeros((8, 8, 3))
+    for task in ("inpaint", "deblur", "denoise"):
+        made = make_run(method, task, denoiser, lambda x: x, y, 0.1, 20)
+        assert 1 <= len(made.times) - 1 <= 20
+        assert made.times[-1] == -1
+    chosen = HyperParameters(zeta=2.0, gamma=(300.0, 400.0), start=250)
+    other = make_run(method, "inpaint", denoiser, lambda x: x, y, 0.1, 20, chosen)
+    assert other.settings != make_run(method, "inpaint", denoiser, lambda x: x, y, 0.1, 20).settings
+
+
+def test_the_matched_time_has_just_the_noise_of_the_measurement():
+    schedule = gaussian_denoiser().schedule
+    for sigma in (0.0, 0.05, 1.0):
+        t = matched_time(schedule, sigma)
+        noise = [float(s / a) for a, s in map(schedule, (max(t - 1, 0), t))]
+        assert noise[1] >= sigma
+        assert t == 0 or noise[0] < sigma
+
+
+def test_flags_are_checked_before_anything_slow(tmp_path):
+    request = Restore(tmp_path / "absent.png", mask=tmp_path / "absent.png")
+    request.check()
+    assert replace(request, task="denoise", mask=None).chosen_method == "sdedit"
+    assert request.folder.as_posix() == "results/absent-inpaint"

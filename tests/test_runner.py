@@ -1,0 +1,113 @@
+"""Running with a file to go on from: nothing lost, and not a bit different."""
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+from jaxdiff import DDPM, DPS, time_grid
+from jaxdiff.operators import residual_ratio
+from jaxdiff.runs import runner
+from jaxdiff.runs.errors import UserError
+from jaxdiff.runs.presets import Run
+from jaxdiff.runs.runner import draw
+from jaxdiff.runs.scores import residual_text
+from tests.conftest import SIGMA_Y, small_problem
+
+KEYS = jax.random.split(jax.random.key(0), 5)
+
+
+@pytest.fixture(autouse=True)
+def keep_every_segment(monkeypatch):
+    monkeypatch.setattr(runner, "KEEP_EVERY", 0.0)
+
+
+def make_run():
+    denoiser, operator, y = small_problem()
+    return Run(DPS(denoiser, operator, y, zeta=0.1), time_grid(1000, 40), {})
+
+
+class Killed(BaseException):
+    """Ends a run as a kill does: nothing that it had in mind is written any more."""
+
+
+def killed_at(count):
+    """Returns a residual that kills the run at its `count`-th segment."""
+    calls = 0
+
+    def residual(x0_hat):
+        nonlocal calls
+        calls += 1
+        if calls == count:
+            raise Killed
+        return ""
+
+    return residual
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
+    run, console = make_run(), Console(quiet=True)
+    whole = draw("whole", run, KEYS, tmp_path / "whole.npz", console, batch_size=2)
+    assert whole.samples.shape == (5, 8, 8, 3)
+    assert len(whole.frames) == runner.SNAPSHOTS
+    assert not whole.resumed
+    store = tmp_path / "killed.npz"
+    # Three batches of 20 segments: inside the first, at the end of one, at the beginning of the next, in the last.
+    for count in (7, 14, 1, 2, 30):
+        with pytest.raises(Killed):
+            draw("killed", run, KEYS, store, console, batch_size=2, residual=killed_at(count))
+        assert store.with_suffix(".partial.npz").exists() or count == 1
+        assert not store.exists()
+    rest = draw("killed", run, KEYS, store, console, batch_size=2)
+    assert rest.resumed
+    np.testing.assert_array_equal(rest.samples, whole.samples)
+    np.testing.assert_array_equal(rest.frames, whole.frames)
+    assert rest.timing.run_seconds > 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["killed.npz", "whole.npz"]
+
+
+def test_another_batch_size_starts_anew(tmp_path):
+    run, console, store = make_run(), Console(quiet=True), tmp_path / "run.npz"
+    with pytest.raises(Killed):
+        draw("killed", run, KEYS, store, console, batch_size=2, residual=killed_at(30))
+    anew = draw("anew", run, KEYS, store, console, batch_size=5)
+    assert not anew.resumed
+    again = draw("again", run, KEYS, store, console, batch_size=2)
+    assert again.resumed
+    np.testing.assert_array_equal(again.samples, anew.samples)
+
+
+def test_damage_and_divergence_are_one_sentence(tmp_path):
+    denoiser, operator, y = small_problem()
+    console, store = Console(quiet=True), tmp_path / "run.npz"
+    diverging = Run(DPS(denoiser, operator, y, zeta=float("nan")), time_grid(1000, 40), {})
+    with pytest.raises(UserError, match=r"diverged .* by step 2 of 40") as error:
+        draw("NaN", diverging, KEYS, store, console)
+    assert "\n" not in str(error.value)
+    assert not store.exists()
+    for name in ("run.npz", "run.partial.npz"):
+        (tmp_path / name).write_bytes(b"PK\3\4 not an archive")
+        with pytest.raises(UserError, match=f"{name} is damaged"):
+            draw("damaged", make_run(), KEYS, store, console)
+        (tmp_path / name).unlink()
+
+
+def test_states_that_are_no_images_are_kept_too(tmp_path):
+    denoiser, _, _ = small_problem()
+    console, store = Console(quiet=True), tmp_path / "run.npz"
+    start = 0.1 * jax.random.normal(jax.random.key(2), (5, 8, 8, 3))
+    run = Run(DDPM(denoiser), time_grid(1000, 20, 300), {}, state=start)
+    whole = draw("whole", run, KEYS, tmp_path / "whole.npz", console)
+    with pytest.raises(Killed):
+        draw("killed", run, KEYS, store, console, residual=killed_at(10))
+    np.testing.assert_array_equal(draw("killed", run, KEYS, store, console).samples, whole.samples)
+    anew = draw("anew", Run(run.sampler, run.times, {}), KEYS, tmp_path / "anew.npz", console)
+    assert np.abs(anew.samples - whole.samples).max() > 0.1
+
+
+def test_the_residual_is_told_in_units_of_the_noise():
+    _, operator, y = small_problem()
+    x = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
+    ratios = [float(residual_ratio(operator, y, one, SIGMA_Y)) for one in x]
+    assert residual_text(operator, y, SIGMA_Y)(x) == f"residual {np.mean(ratios):.2f} x noise"
+    assert residual_text(operator, y, 0.0)(x) == f"residual {np.mean(ratios) * SIGMA_Y:.3f}"
