@@ -76,6 +76,8 @@ def test_inpainting_fills_the_hole_and_nothing_else(prior, folder, capsys):
     written = {p.name for p in out.iterdir()}
     assert written >= {"config.json", "command.txt", "env.json", "measurement.npz", "metrics.csv", "grid.png"}
     assert written >= {"mean.png", "std.png", "process.gif", "report.html"}
+    assert json.loads((out / "config.json").read_text())["settings"]["damaged"] == "photo.png"
+    assert (out / "command.txt").read_text().startswith("jaxdiff ")
     assert "not evidence" in (out / "report.html").read_text()
     assert len(list(ImageSequence.Iterator(Image.open(out / "process.gif")))) == 4
 

@@ -23,7 +23,7 @@ from jaxdiff.runs.request import Restore
 from jaxdiff.runs.runner import Drawn, draw
 from jaxdiff.runs.scores import load_lpips_nets, mean_and_std, residual_text, score
 
-PROGRAM = "jaxdiff restore"
+PROGRAM = "jaxdiff"
 NOT_EVIDENCE = (
     "What the data do not say is invented by the prior. A restored face is a sample from a model, not evidence of who "
     "is in a picture."
@@ -117,6 +117,7 @@ def write_results(request: Restore, damage: Damage, run: Run, drawn: Drawn, cons
     finish_folder(out, found)
     write_report(request, damage, drawn, rows, found)
     say(console, summary(rows, drawn))
+    say(console, report.verdict(rows))
     for message in missing:
         console.print(f"LPIPS reads n/a: {message}", soft_wrap=True, highlight=False, style="dim")
     say(console, NOT_EVIDENCE)
@@ -157,7 +158,7 @@ def write_report(request: Restore, damage: Damage, drawn: Drawn, rows: list[Row]
     """Writes `report.html`."""
     blocks = [
         report.command(command_line(PROGRAM)),
-        report.paragraph(f"{request.damaged}: {damage.fit.describe()}. Noise: {describe_sigma(damage.sigma_y)}."),
+        report.paragraph(f"{damage.fit.describe()}. Noise: {describe_sigma(damage.sigma_y)}."),
         report.samples_section(
             f"{TASKS[request.task]}, {METHODS[request.chosen_method]}",
             samples=drawn.samples,
