@@ -81,10 +81,8 @@ def count_compilations() -> Iterator[Compilations]:
 
     def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
         # Should JAX stop naming the functions, every program counts: too many rather than too few.
-        if event == "/jax/core/compile/backend_compile_duration" and "_advance" in str(
-            kwargs.get("fun_name", "_advance")
-        ):
-            found.count += 1
+        name = str(kwargs.get("fun_name", "_advance"))
+        found.count += event == "/jax/core/compile/backend_compile_duration" and "_advance" in name
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:

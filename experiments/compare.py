@@ -13,6 +13,7 @@ Writes `report.html`, `figure.png`, `table.md`, `metrics.csv` (a row per task, m
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,8 @@ from experiments.papers import OURS, PAPERS, Paper, Variant
 from experiments.problems import KINDS, TASKS, make_problem
 from experiments.published import prior_of, published, remarks
 from experiments.setup import INTERRUPTED, Config, Experiment, begin
-from experiments.tables import markdown_table, summary
+from experiments.tables import markdown_table, summary, without_missing
+from jaxdiff.denoiser import Prior
 from jaxdiff.images import heat, labelled_grid, write_image
 from jaxdiff.lpips import LPIPS
 from jaxdiff.runs import report
@@ -51,61 +53,59 @@ class Compare(Config):
     """Folder of the results."""
 
 
-def choose(config: Compare) -> tuple[Paper | None, list[str], list[Variant]]:
-    """Returns the report, the tasks, and the methods with their settings."""
+def choose(config: Compare, paper: Paper | None) -> list[tuple[str, Variant]]:
+    """Returns the tasks, each with every method to run on it."""
     tasks = check_names(config.tasks, list(TASKS), "task")
     methods = check_names(config.methods, list(METHODS), "method")
-    paper = None if config.paper is None else PAPERS[check_name(config.paper, list(PAPERS), "paper")]
     variants = [variant for variant in (paper.variants if paper else OURS) if variant.method in methods]
-    tried = [task for task in tasks if any(task in variant.chosen for variant in variants)]
-    if not tried:
-        what = f"--tasks {' '.join(tasks)} with --methods {' '.join(methods)}"
-        raise UserError(f"--paper {config.paper} has no settings for {what}; leave one of them out.")
-    return paper, tried, variants
+    pairs = [(task, variant) for task in tasks for variant in variants if task in variant.chosen]
+    if not pairs:
+        raise UserError(f"--paper {config.paper} has no settings for these --tasks and --methods; leave them out.")
+    return pairs
 
 
 def run_cells(
     config: Compare,
     experiment: Experiment,
-    paper: Paper | None,
-    tasks: Sequence[str],
-    variants: Sequence[Variant],
+    prior: Prior,
+    pairs: Sequence[tuple[str, Variant]],
     nets: Mapping[str, LPIPS],
 ) -> list[Cell]:
-    """Runs every method on every task that it has settings for."""
-    prior, cells = prior_of(paper, experiment.denoiser), []
-    for task in tasks:
-        problem = make_problem(task, experiment.truth, config.sigma, config.seed)
-        inputs = KINDS[task], prior, problem.operator, problem.y, config.sigma, config.steps
-        for variant in variants:
-            if task in variant.chosen:
-                run = make_run(variant.method, *inputs, variant.chosen[task])
-                cells.append(run_cell(config, experiment, problem, variant.name, run, nets))
+    """Runs every method on its task."""
+    tasks = dict.fromkeys(task for task, _ in pairs)
+    problems = {task: make_problem(task, experiment.truth, config.sigma, config.seed) for task in tasks}
+    cells = []
+    for task, variant in pairs:
+        problem, chosen = problems[task], variant.chosen[task]
+        inputs = prior, problem.operator, problem.y, config.sigma, config.steps
+        run = make_run(variant.method, KINDS[task], *inputs, chosen)
+        cells.append(run_cell(config, experiment, problem, variant.name, run, nets))
     return cells
 
 
 def figure(experiment: Experiment, cells: Sequence[Cell]) -> Float[np.ndarray, "H W 3"]:
-    """Draws a row per task: truth, measurement, one sample per method, and the standard deviation over seeds."""
+    """Draws truth, measurement, one sample per method, and the standard deviation over seeds.
+
+    A task has one row, or with more than four methods a second one for the standard deviations.
+    """
     vmax = brightest(cells)
     methods = list(dict.fromkeys(cell.method for cell in cells))
+    titles = ["truth", "measurement", *(method.replace(", ", "\n") for method in methods)]
+    two_rows = len(methods) > 4
     rows, captions, names = [], [], []
     for task in dict.fromkeys(cell.problem.task for cell in cells):
         of_method = {cell.method: cell for cell in cells if cell.problem.task == task}
         here = [of_method.get(method) for method in methods]
         problem = next(iter(of_method.values())).problem
-        rows.append(
-            [experiment.truth, problem.y]
-            + [cell and cell.drawn.samples[0] for cell in here]
-            + [cell and heat(cell.std, vmax) for cell in here]
-        )
-        captions.append(
-            ["", f"sigma {problem.sigma_y:g}"]
-            + [cell and f"{cell.psnr} dB" for cell in here]
-            + [cell and f"mean {cell.std.mean():.3f}" for cell in here]
-        )
-        names.append(TASKS[task].replace(" ", "\n"))
-    heads = [method.replace(", ", "\n") for method in methods]
-    titles = ["truth", "measurement", *heads, *(f"std of\n{head}" for head in heads)]
+        images = [experiment.truth, problem.y, *(cell and cell.drawn.samples[0] for cell in here)]
+        texts = ["", f"sigma {problem.sigma_y:g}", *(f"{cell.psnr} dB" if cell else "not run" for cell in here)]
+        maps = [cell and heat(cell.std, vmax) for cell in here]
+        means = [cell and f"mean {cell.std.mean():.3f}" for cell in here]
+        rows += [images, [None, None, *maps]] if two_rows else [[*images, *maps]]
+        captions += [texts, [None, None, *means]] if two_rows else [[*texts, *means]]
+        names += [TASKS[task].replace(" ", "\n"), *["std over\nseeds"] * two_rows]
+    if not two_rows:
+        titles += [f"std of\n{method}" for method in methods]
     scale = max(1, round(128 / experiment.truth.shape[0]))
     return labelled_grid(rows, titles, names, captions=captions, scale=scale)
 
@@ -118,33 +118,30 @@ def write_report(
     said: Mapping[str, Sequence[str]],
 ) -> None:
     """Writes `report.html`."""
-    title = "Three methods on three tasks"
-    caption = "Mean ± standard deviation over seeds; a report's own numbers are PSNR in dB / LPIPS."
-    blocks = [report.command(command_line(PROGRAM))]
-    if config.paper:
-        paper = PAPERS[config.paper]
-        title = f"The settings of {paper.name}"
-        blocks.append(report.paragraph(f"{paper.citation}."))
-    blocks += [
-        report.figure_file(config.out / "figure.png", "One row per task; the maps share one colour scale."),
-        report.table(table, caption),
+    title = f"The settings of {PAPERS[config.paper].name}" if config.paper else "Three methods on three tasks"
+    blocks = [
+        report.command(command_line(PROGRAM)),
+        report.figure_file(config.out / "figure.png", "Of every method the first sample; the maps share one scale."),
+        report.table(without_missing(table), "Mean ± standard deviation over seeds."),
     ]
     for head, sentences in said.items():
-        blocks += [report.heading(head), *map(report.paragraph, sentences)]
+        items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
+        blocks += [report.heading(head), f"<ul>{items}</ul>"]
     blocks += [*sections(experiment, cells), report.heading("Settings"), report.settings(record(cells))]
     report.write_page(config.out / "report.html", title, blocks)
 
 
 def main(config: Compare) -> None:
     """Runs the comparison and writes its folder."""
-    paper, tasks, variants = choose(config)
+    paper = None if config.paper is None else PAPERS[check_name(config.paper, list(PAPERS), "paper")]
+    pairs = choose(config, paper)
     experiment = begin(config, PROGRAM)
     console = experiment.console
     said = remarks(paper, config.steps, experiment.denoiser)
     for head, sentences in said.items():
-        console.print("\n  - ".join([f"{head}:", *sentences]), soft_wrap=True, highlight=False, markup=False)
+        console.print("\n  - ".join([head, *sentences]), soft_wrap=True, highlight=False, markup=False)
     nets, missing = load_lpips_nets()
-    cells = run_cells(config, experiment, paper, tasks, variants, nets)
+    cells = run_cells(config, experiment, prior_of(paper, experiment.denoiser), pairs, nets)
     rows = [row for cell in cells for row in cell.rows]
     theirs = published(paper, experiment.denoiser)
     table = markdown_table(rows, theirs)

@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
+from experiments.grids import Grid, Numbers, told
 from experiments.problems import TASKS, Problem
 from jaxdiff.runs.errors import UserError
 from jaxdiff.runs.folder import Row
 from jaxdiff.runs.names import METHODS
-from jaxdiff.runs.presets import HyperParameters
 from jaxdiff.runs.scores import HIGHER_IS_BETTER, LABELS, NOT_AVAILABLE, mean_and_std
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Numbers = tuple[float, ...]
-
 METRICS = {**LABELS, "residual_ratio": "residual / noise"}
+
+NEAR = 0.5
+"""A difference in PSNR, in dB, that a few seeds of one image do not settle."""
 
 JACQUES: dict[tuple[str, str], Numbers] = {
     ("box", "DPS"): (1.0,),
@@ -35,16 +36,7 @@ JACQUES: dict[tuple[str, str], Numbers] = {
 """The best settings in Jacques' report, at 256x256 in 1000 steps. He did not try the other weightings."""
 
 
-def told(numbers: Numbers) -> str:
-    """Returns a value in short.
-
-    >>> told((0.3,)), told((10.0, 15.0))
-    ('0.3', '10:15')
-    """
-    return ":".join(f"{number:.3g}" for number in numbers)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Point:
     """One value of a hyper-parameter.
 
@@ -68,7 +60,11 @@ class Point:
     @property
     def psnr(self) -> float:
         """Mean over seeds."""
-        return (self.score("psnr") or (float("nan"),))[0]
+        return self.mean("psnr")
+
+    def mean(self, metric: str) -> float:
+        """Returns the mean over seeds; not a number where a metric is not available."""
+        return (self.score(metric) or (float("nan"),))[0]
 
     def score(self, metric: str) -> tuple[float, float] | None:
         """Returns mean and standard deviation over seeds, or None where a metric is not available."""
@@ -78,42 +74,6 @@ class Point:
         """Returns mean and standard deviation over seeds in words."""
         found = self.score(metric)
         return NOT_AVAILABLE if found is None else f"{found[0]:.{digits}f} ± {found[1]:.{digits}f}"
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A method and the values to try; what is left decides the program.
-
-    Attributes:
-        method: as on the command line.
-        weighting: ScoreALD's; none for DPS.
-        values: in the units of the literature, in the order of the axis.
-    """
-
-    method: str
-    weighting: str
-    values: list[Numbers]
-
-    @property
-    def parameter(self) -> str:
-        """What varies."""
-        return "zeta" if self.method == "dps" else "gamma"
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """The same in the sampler's words, a field per number."""
-        return ("zeta",) if self.method == "dps" else ("gamma_clean", "gamma_noisy")
-
-    @property
-    def name(self) -> str:
-        """The method as in tables."""
-        return METHODS[self.method] + (f", {self.weighting}" if self.weighting else "")
-
-    def chosen(self, value: Numbers) -> HyperParameters:
-        """Returns the hyper-parameters of one value."""
-        if self.method == "dps":
-            return HyperParameters(zeta=value[0])
-        return HyperParameters(gamma=(value[0], value[1]), weighting=self.weighting)
 
 
 @dataclass(frozen=True)
@@ -142,31 +102,34 @@ class Curve:
 
     def words(self) -> list[str]:
         """Says which value is best, and which one would be taken without knowing the truth."""
-        best = self.best
+        best, near = self.best, [point for point in self.points if self.best.psnr - point.psnr <= NEAR]
         residual = best.score("residual_ratio")
-        sentence = f"best PSNR at {self._at(best)}: {best.text('psnr', 1)} dB"
-        sentence += f"; the residual ratio there is {residual[0]:.2f}" if residual else ""
+        sentences = [f"Best PSNR at {self._at(best)}: {best.text('psnr', 1)} dB"]
+        sentences[0] += f"; the residual ratio there is {residual[0]:.2f}." if residual else "."
+        if len(near) > 1:
+            ends = f"{told(near[0].given)} to {told(near[-1].given)}"
+            sentences.append(f"{len(near)} of {len(self.points)} values come within {NEAR} dB of it, from {ends}.")
         if len(self.points) > 1 and best in (self.points[0], self.points[-1]):
             which = "smallest" if best is self.points[0] else "largest"
-            sentence += f". It is the {which} value tried, so that a better one may lie beyond"
-        if residual is None:
-            return [sentence + "."]
-        blind = min(self.points, key=lambda point: abs(np.log((point.score("residual_ratio") or residual)[0])))
-        ratio = blind.score("residual_ratio") or residual
-        return [
-            sentence + ".",
-            f"without the truth: the residual ratio is nearest to 1 ({ratio[0]:.2f}) at {self._at(blind)}: "
-            f"{blind.text('psnr', 1)} dB.",
-        ]
+            sentences.append(f"The best is the {which} value tried, so that a better one may lie beyond.")
+        if residual:
+            blind = min(self.points, key=lambda point: abs(np.log(point.mean("residual_ratio"))))
+            sentences.append(
+                f"Without the truth: the residual ratio is nearest to 1 ({blind.mean('residual_ratio'):.2f}) at "
+                f"{self._at(blind)}, where the PSNR is {blind.text('psnr', 1)} dB."
+            )
+        if len({point.used for point in self.points}) < len(self.points):
+            sentences.append("Some values are used alike, because scale_gamma stops at a whole step onto the data.")
+        return sentences
 
     def table(self) -> list[Row]:
         """Returns a row of words per point."""
         digits = {"psnr": 2, "residual_ratio": 2}
-        return [
-            {f"{self.grid.parameter} given": told(point.given), "used": told(point.used)}
-            | {label: point.text(metric, digits.get(metric, 3)) for metric, label in METRICS.items()}
-            for point in self.points
-        ]
+        lines: list[Row] = []
+        for point in self.points:
+            scores = {label: point.text(metric, digits.get(metric, 3)) for metric, label in METRICS.items()}
+            lines.append({f"{self.grid.parameter} given": told(point.given), "used": told(point.used), **scores})
+        return lines
 
     def rows(self) -> list[Row]:
         """Returns a row of numbers per point and seed; zeta has no noisy end."""
@@ -253,6 +216,8 @@ def draw_curves(curves: Sequence[Curve]) -> bytes:
 
 
 def _panel(ax: "Axes", curves: Sequence[Curve], metric: str) -> None:
+    from matplotlib.ticker import LogLocator, NullLocator
+
     for number, curve in enumerate(curves):
         colour, best = f"C{number}", curve.best
         x = [point.position for point in curve.points]
@@ -271,6 +236,9 @@ def _panel(ax: "Axes", curves: Sequence[Curve], metric: str) -> None:
     if metric == "residual_ratio":
         ax.axhline(1, color="0.4", linewidth=1)
         ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_locator(NullLocator())
 
 
 def _ticks(ax: "Axes", curves: Sequence[Curve]) -> None:

@@ -3,36 +3,30 @@
 python -m experiments.demo
 python -m experiments.demo --prior priors/ffhq-256 --steps 250 --port 8000
 
-It needs gradio: pip install "jaxdiff[demo]". By default only this machine can open the page; nothing leaves it.
+It needs gradio: pip install "jaxdiff[demo]". By default only this machine can open the page, and nothing leaves it.
 """
 
 import os
 import socket
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Event
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Float, UInt8
 
-from experiments.problems import held_out_face, sample_keys
-from jaxdiff import Denoiser, load_prior, sample_segments
-from jaxdiff.images import heat, to_uint8
-from jaxdiff.operators import Mask, measure
+from experiments.problems import held_out_face
+from experiments.restorer import Question, Restorer, View, painted, read_upload
+from jaxdiff import load_prior
+from jaxdiff.images import to_uint8
 from jaxdiff.runs import report
-from jaxdiff.runs.errors import UserError, check_positive, exit_on_user_error
+from jaxdiff.runs.errors import UserError, exit_on_user_error
 from jaxdiff.runs.names import METHODS
-from jaxdiff.runs.pictures import Fit, check_hidden, read_picture
-from jaxdiff.runs.presets import make_run
 from jaxdiff.runs.restore import NOT_EVIDENCE
-from jaxdiff.runs.runner import SNAPSHOTS, compile_meter
-from jaxdiff.runs.scores import residual_text, score
 
 FACES = 8
 """Held-out faces to choose from."""
@@ -42,17 +36,20 @@ CANVAS = 384
 
 PAINT = "#e0218a"
 
-TITLE = """<h1>Restore what is hidden</h1><p>Choose a face, paint over a part of it with the mouse and press Restore.
-A diffusion prior draws several pictures that agree with the rest.</p>"""
+TO_DO = "Paint over a part of the picture, then press Restore."
+
+TITLE = """<h1>Restore what is hidden</h1><p>Choose a face or upload one, paint over a part of it with the mouse, and
+press Restore. A diffusion prior then draws several pictures that agree with the rest.</p>"""
 
 STYLE = """
+#faces .grid-wrap { min-height: 0; height: auto }
+#faces .grid-container { grid: auto / repeat(8, minmax(0, 1fr)) !important; grid-auto-rows: auto !important; gap: 6px }
+.html-container { padding: 4px 0 0 !important }
 #pictures .row { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 12px }
 #pictures figure { max-width: 256px; margin: 0 0 8px }
 #pictures img { width: 100%; image-rendering: pixelated }
-#pictures figcaption { font-size: 13px; color: var(--body-text-color-subdued) }
+#pictures figcaption { opacity: 0.75; font-size: 13px }
 """
-
-HINT = "paint over what is to be hidden, and leave something to go by"
 
 
 @dataclass(frozen=True)
@@ -69,187 +66,14 @@ class Config:
     """Port to serve on."""
 
 
-@dataclass(frozen=True)
-class Question:
-    """What is to be restored, and how.
-
-    Attributes:
-        image: the picture, of which only what is not hidden is used.
-        hidden: True where a pixel is hidden.
-        method: `sdedit`, `score-ald` or `dps`.
-        seeds: number of samples.
-        sigma_y: standard deviation of the noise to add to the known pixels, in [-1, 1] units.
-        seed: root of all random numbers.
-    """
-
-    image: Float[np.ndarray, "h w 3"]
-    hidden: Bool[np.ndarray, "h w"]
-    method: str = "dps"
-    seeds: int = 4
-    sigma_y: float = 0.0
-    seed: int = 0
-
-
-class Picture(NamedTuple):
-    """An image and what it is."""
-
-    image: Float[np.ndarray, "h w 3"]
-    caption: str
-
-
-class View(NamedTuple):
-    """What there is to see at one moment.
-
-    Attributes:
-        samples: one per seed: the estimate `x0_hat` so far, in the end the sample.
-        others: what is known of the picture; in the end also mean and standard deviation of the samples.
-        status: how far it is; in the end what the samples are worth.
-    """
-
-    samples: list[Picture]
-    others: list[Picture]
-    status: str
-
-
-@dataclass
-class Restorer:
-    """What answers questions.
-
-    Attributes:
-        denoiser: the prior.
-        steps: diffusion steps of a whole chain.
-        compiled: methods and numbers of seeds whose programs are compiled.
-    """
-
-    denoiser: Denoiser
-    steps: int
-    compiled: set[tuple[str, int]] = field(default_factory=set)
-
-    @property
-    def size(self) -> int:
-        """Side of the prior's images."""
-        return self.denoiser.image_shape[0]
-
-    def restorations(self, question: Question) -> Iterator[View]:
-        """Draws the samples asked for, and shows them after every segment.
-
-        Another picture or mask costs no compilation; another method or number of seeds does, once.
-
-        Raises:
-            UserError: if nothing or everything is hidden, or a chain diverges.
-        """
-        operator, y = hide(question)
-        method, sigma_y, program = METHODS[question.method], question.sigma_y, (question.method, question.seeds)
-        run = make_run(question.method, "inpaint", self.denoiser, operator, y, sigma_y, self.steps)
-        known = [Picture(np.asarray(y), "what is known")]
-        state = "starting ..." if program in self.compiled else "compiling, the first time only ..."
-        yield View([], known, f"{method}, {count(question.seeds, 'sample')}: {state}")
-        residual, started = residual_text(operator, y, sigma_y), time.monotonic()
-        progress, num_steps = None, len(run.times) - 1
-        with compile_meter() as compilation:
-            keys, segment = sample_keys(question.seed, question.seeds), max(num_steps // SNAPSHOTS, 1)
-            for progress in sample_segments(run.sampler, keys, run.times, segment=segment):
-                self.compiled.add(program)
-                check_finite(progress.state, method, progress.step)
-                status = f"{method}: step {progress.step} of {num_steps}, {residual(progress.x0_hat)}"
-                yield View(captioned(np.asarray(progress.x0_hat), "estimate"), known, status)
-        assert progress is not None
-        took = f"{time.monotonic() - started:.1f} s, {compilation.seconds:.1f} s of it for compiling"
-        status = f"{count(question.seeds, 'sample')} by {method} in {count(num_steps, 'step')}: {took}."
-        yield conclude(question, operator, np.asarray(progress.state), known, status)
-
-
-def hide(question: Question) -> tuple[Mask, Float[Array, "h w 3"]]:
-    """Returns the forward model and its measurement; painting nothing or everything is refused."""
-    check_hidden(question.hidden, "your painting", HINT)
-    operator = Mask(1.0 - question.hidden[..., None].astype(np.float32))
-    key = jax.random.fold_in(jax.random.key(question.seed), 1)
-    return operator, measure(key, operator, jnp.asarray(question.image), question.sigma_y)
-
-
-def conclude(
-    question: Question, operator: Mask, x: Float[np.ndarray, "n h w 3"], known: list[Picture], status: str
-) -> View:
-    """Returns the samples with mean and spread, and says how well they agree with what is known."""
-    y = known[0].image
-    rows = score(x, operator, jnp.asarray(y), question.sigma_y)
-    samples, words = np.clip(x, -1, 1), [status, report.verdict(rows)]
-    if question.sigma_y == 0:
-        missed = np.sqrt(np.mean((samples - y)[:, ~question.hidden] ** 2)) * 127.5
-        words.append(f"The samples missed the known pixels by {missed:.1f} of 255 steps; these were then put back.")
-        samples = np.where(question.hidden[..., None], samples, y)
-    others = list(known)
-    if len(samples) > 1:
-        std = samples.std(0).mean(-1)
-        top = max(float(np.quantile(std, 0.99)), 1e-6)
-        others.append(Picture(samples.mean(0), f"mean of {len(samples)} samples"))
-        others.append(Picture(heat(std, top), f"their standard deviation, 0 black to {top:.2g} white"))
-    return View(captioned(samples, "sample"), others, " ".join(words))
-
-
-def captioned(images: Float[np.ndarray, "n h w 3"], what: str) -> list[Picture]:
-    """Returns images, one per seed, with captions."""
-    return [Picture(x, f"{what}, seed {k}") for k, x in enumerate(images)]
-
-
-def check_finite(state: Float[Array, "n h w 3"], method: str, step: int) -> None:
-    """Refuses chains that have diverged."""
-    if not np.isfinite(np.asarray(state)).all():
-        raise UserError(
-            f"{method} diverged (not a finite number) by step {step}; more --steps make every step gentler."
-        )
-
-
-def count(number: int, what: str) -> str:
-    """Returns a number with its noun.
-
-    >>> count(1, "step"), count(2, "step")
-    ('1 step', '2 steps')
-    """
-    return f"{number} {what}{'s' * (number != 1)}"
-
-
-def read_upload(path: Path, size: int) -> tuple[Float[np.ndarray, "size size 3"], str]:
-    """Reads a picture, cuts and resizes it to the prior's size, and says so.
-
-    Raises:
-        UserError: if it is no picture, or too small.
-    """
-    try:
-        picture = read_picture(path)
-    except UserError as error:
-        raise UserError(str(error).replace(str(path), path.name)) from error
-    fit = Fit(path.name, picture.shape[0], picture.shape[1], size)
-    return fit.apply(picture), fit.describe()
-
-
-def enlarge(image: Float[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "H W 3"]:
-    """Repeats the pixels of a small image up to the size of the canvas."""
-    times = max(CANVAS // len(image), 1)
-    return np.repeat(np.repeat(to_uint8(image), times, axis=0), times, axis=1)
-
-
-def painted(layers: Sequence[UInt8[np.ndarray, "H W 4"]], size: int) -> Bool[np.ndarray, "size size"]:
-    """Returns which of the prior's pixels the user has touched with paint."""
-    if not layers:
-        return np.zeros((size, size), bool)
-    paint = np.any([layer[..., 3] > 0 for layer in layers], axis=0)
-    return Fit("the painting", *paint.shape, size).apply_hidden(paint)
-
-
-def to_html(view: View) -> str:
-    """Returns the pictures of a view as a part of a page, small ones enlarged without smoothing."""
-    return "".join(report.gallery(row) for row in (view.samples, view.others) if row)
-
-
 class Widgets(NamedTuple):
     """The parts of the page that something happens to."""
 
     picture: Any
     faces: Any
     upload: Any
-    editor: Any
     source: Any
+    editor: Any
     method: Any
     seeds: Any
     sigma_y: Any
@@ -261,118 +85,129 @@ class Widgets(NamedTuple):
 
 
 def build_page(restorer: Restorer) -> Any:
-    """Builds the page; gradio is imported here and not before."""
+    """Builds the page."""
     import gradio as gr  # pyright: ignore[reportMissingImports]
 
     faces = [np.asarray(held_out_face(k, restorer.size)) for k in range(FACES)]
     with gr.Blocks(title="jaxdiff demo", analytics_enabled=False, fill_width=True, delete_cache=(600, 3600)) as page:
-        connect(lay_out(faces), restorer, faces)
-    page.queue(default_concurrency_limit=1)
+        gr.HTML(TITLE)
+        with gr.Row():
+            with gr.Column(scale=0, min_width=CANVAS + 76):
+                left = lay_out_left(faces)
+            with gr.Column(scale=1, min_width=400):
+                right = lay_out_right()
+        gr.HTML(f"<footer>{report.paragraph(NOT_EVIDENCE)}</footer>")
+        connect(Widgets(gr.State(faces[0]), *left, *right), restorer, faces)
     return page
 
 
-def lay_out(faces: list[Float[np.ndarray, "h w 3"]]) -> Widgets:
-    """Puts the parts of the page in their places."""
+def lay_out_left(faces: list[Float[np.ndarray, "h w 3"]]) -> list[Any]:
+    """Puts down what chooses a picture and paints on it."""
     import gradio as gr  # pyright: ignore[reportMissingImports]
 
-    gr.HTML(TITLE)
-    picture = gr.State(faces[0])
-    with gr.Row():
-        with gr.Column(scale=0, min_width=CANVAS + 60):
-            gallery = gr.Gallery(
-                [enlarge(face) for face in faces],
-                label="Choose a face",
-                columns=FACES,
-                format="png",
-                elem_id="faces",
-                selected_index=0,
-                allow_preview=False,
-                buttons=[],
-                height="auto",
-            )
-            upload = gr.UploadButton("or upload a picture", file_types=["image"], size="sm")
-            editor = gr.ImageEditor(
-                on_canvas(faces[0]),
-                label="Paint over what is to be hidden",
-                sources=[],
-                transforms=[],
-                layers=False,
-                format="png",
-                image_mode="RGBA",
-                brush=gr.Brush(CANVAS // 20, [PAINT], PAINT, "fixed"),
-                eraser=gr.Eraser(CANVAS // 20),
-                canvas_size=enlarge(faces[0]).shape[:2],
-                fixed_canvas=True,
-                buttons=[],
-                elem_id="editor",
-            )
-            source = gr.HTML(report.paragraph("Held-out face 0."), elem_id="source")
-        with gr.Column(scale=1, min_width=400):
-            with gr.Row():
-                method = gr.Radio([(name, key) for key, name in METHODS.items()], value="dps", label="Method")
-                seeds = gr.Slider(1, 8, 4, step=1, label="Samples")
-                sigma_y = gr.Slider(0, 0.2, 0, step=0.01, label="Noise to add (std, of [-1, 1])")
-                seed = gr.Number(0, label="Seed", precision=0, minimum=0)
-            with gr.Row():
-                start = gr.Button("Restore", variant="primary")
-                stop = gr.Button("Stop")
-            status = gr.HTML(report.paragraph("Paint over a part of the face, then press Restore."), elem_id="status")
-            pictures = gr.HTML("", elem_id="pictures")
-    gr.HTML(f"<footer>{report.paragraph(NOT_EVIDENCE)}</footer>")
-    return Widgets(
-        picture, gallery, upload, editor, source, method, seeds, sigma_y, seed, start, stop, status, pictures
+    pictures = [enlarge(face) for face in faces]
+    gallery = gr.Gallery(
+        pictures,
+        label="Choose a face",
+        show_label=False,
+        columns=FACES,
+        format="png",
+        selected_index=0,
+        allow_preview=False,
+        buttons=[],
+        elem_id="faces",
     )
+    upload = gr.UploadButton("or upload a picture", file_types=["image"], size="sm")
+    source = gr.HTML(report.paragraph("Face 0, held out of training."), elem_id="source")
+    editor = gr.ImageEditor(
+        on_canvas(faces[0]),
+        label="Paint over what is to be hidden",
+        sources=[],
+        transforms=[],
+        layers=False,
+        format="png",
+        brush=gr.Brush(CANVAS // 20, [PAINT], PAINT, "fixed"),
+        eraser=gr.Eraser(CANVAS // 20),
+        canvas_size=(len(pictures[0]), len(pictures[0])),
+        fixed_canvas=True,
+        height=CANVAS + 64,
+        buttons=[],
+        elem_id="editor",
+    )
+    return [gallery, upload, source, editor]
 
 
-def on_canvas(image: Float[np.ndarray, "h w 3"]) -> dict[str, Any]:
-    """Returns a picture to paint on."""
-    return {"background": enlarge(image), "layers": [], "composite": None}
+def lay_out_right() -> list[Any]:
+    """Puts down what asks for samples and shows them."""
+    import gradio as gr  # pyright: ignore[reportMissingImports]
+
+    with gr.Row():
+        method = gr.Radio([(name, key) for key, name in METHODS.items()], value="dps", label="Method", min_width=300)
+        seeds = gr.Slider(1, 8, 4, step=1, label="Samples", min_width=200)
+    with gr.Row():
+        sigma_y = gr.Slider(0, 0.2, 0, step=0.01, label="Noise to add, in [-1, 1] units", min_width=300)
+        seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1, min_width=200)
+    with gr.Row():
+        start = gr.Button("Restore", variant="primary")
+        stop = gr.Button("Stop")
+    status = gr.HTML(report.paragraph(TO_DO), elem_id="status")
+    return [method, seeds, sigma_y, seed, start, stop, status, gr.HTML("", elem_id="pictures")]
 
 
-def connect(widgets: Widgets, restorer: Restorer, faces: list[Float[np.ndarray, "h w 3"]]) -> None:
+def connect(on: Widgets, restorer: Restorer, faces: list[Float[np.ndarray, "h w 3"]]) -> None:
     """Says what happens when something is pressed."""
     import gradio as gr  # pyright: ignore[reportMissingImports]
 
-    def choose(event: gr.SelectData) -> tuple[Any, Any, str]:
-        face = faces[event.index]
-        return face, on_canvas(face), report.paragraph(f"Held-out face {event.index}.")
+    def choose(event: gr.SelectData) -> tuple[Any, ...]:
+        return show(faces[event.index], f"Face {event.index}, held out of training.")
 
-    def upload(path: str) -> tuple[Any, Any, str]:
+    def upload(path: str) -> tuple[Any, ...]:
         try:
-            image, words = read_upload(Path(path), restorer.size)
+            return show(*read_upload(Path(path), restorer.size))
         except UserError as error:
             gr.Warning(str(error))
-            return gr.skip(), gr.skip(), report.paragraph(str(error))
-        return image, on_canvas(image), report.paragraph(words)
+            return gr.skip(), gr.skip(), report.paragraph(str(error)), gr.skip(), gr.skip()
 
-    def restore(image: Any, editor: Any, *asked: Any) -> Iterator[tuple[Any, Any]]:
+    def restore(image: Any, editor: Any, method: str, seeds: int, sigma_y: float, seed: int | None) -> Iterator[Any]:
+        hidden = painted(editor["layers"] if editor else [], restorer.size)
         try:
-            hidden = painted(editor["layers"] if editor else [], restorer.size)
-            for view in restorer.restorations(Question(image, hidden, *asked)):
+            for view in restorer.restorations(Question(image, hidden, method, seeds, float(sigma_y), seed or 0)):
                 yield report.paragraph(view.status), to_html(view)
         except UserError as error:
             gr.Warning(str(error))
             yield report.paragraph(str(error)), gr.skip()
 
-    w = widgets
-    private = {"api_visibility": "private"}
-    shown = [w.picture, w.editor, w.source]
-    w.faces.select(choose, None, shown, show_progress="hidden", **private)
-    w.upload.upload(upload, w.upload, shown, show_progress="hidden", **private)
-    asked = [w.picture, w.editor, w.method, w.seeds, w.sigma_y, w.seed]
-    running = w.start.click(
-        restore, asked, [w.status, w.pictures], concurrency_limit=1, show_progress_on=w.status, **private
-    )
-    w.stop.click(lambda: report.paragraph("Stopped."), None, w.status, cancels=[running], queue=False, **private)
+    quiet: Any = {"api_visibility": "private", "show_progress": "hidden"}
+    asked = [on.picture, on.editor, on.method, on.seeds, on.sigma_y, on.seed]
+    on.start.click(None, None, on.status, js=f"() => '{report.paragraph('waiting ...')}'", **quiet)
+    running = on.start.click(restore, asked, [on.status, on.pictures], concurrency_limit=1, **quiet)
+    shown = [on.picture, on.editor, on.source, on.status, on.pictures]
+    on.faces.select(choose, None, shown, cancels=[running], **quiet)
+    on.upload.upload(upload, on.upload, shown, cancels=[running], **quiet)
+    on.editor.clear(on_canvas, on.picture, on.editor, **quiet)
+    stopped = on.stop.click(None, cancels=[running])
+    stopped.then(lambda: report.paragraph("Stopped."), None, on.status, queue=False, **quiet)
 
 
-def check_gradio() -> None:
-    """Refuses to go on without gradio, and sees to it that it does not call home."""
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    try:
-        import gradio  # noqa: F401  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise UserError('the demo needs gradio; install it with `pip install "jaxdiff[demo]"`.') from error
+def show(image: Float[np.ndarray, "h w 3"], source: str) -> tuple[Any, ...]:
+    """Returns what a picture that was just chosen changes on the page."""
+    return image, on_canvas(image), report.paragraph(source), report.paragraph(TO_DO), ""
+
+
+def enlarge(image: Float[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "H W 3"]:
+    """Repeats the pixels of a small image up to the size of the canvas."""
+    times = max(CANVAS // len(image), 1)
+    return to_uint8(image).repeat(times, axis=0).repeat(times, axis=1)
+
+
+def on_canvas(image: Float[np.ndarray, "h w 3"]) -> Any:
+    """Returns a picture to paint on."""
+    return {"background": enlarge(image), "layers": [], "composite": None}
+
+
+def to_html(view: View) -> str:
+    """Returns the pictures of a view as a part of the page."""
+    return "".join(report.gallery(row) for row in (view.samples, view.others) if row)
 
 
 def check_address(host: str, port: int) -> None:
@@ -382,43 +217,54 @@ def check_address(host: str, port: int) -> None:
     try:
         socket.create_server((host, port)).close()
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = (error.strerror or str(error)).split(" (")[0]
         raise UserError(f"cannot serve on {host}:{port} ({reason}); choose another --port or --host.") from error
 
 
-def main(config: Config) -> None:
-    """Serves the page until Ctrl-C."""
-    check_positive(steps=config.steps)
-    check_address(config.host, config.port)
-    check_gradio()
-    denoiser = load_prior(config.prior)
-    if config.steps > denoiser.schedule.num_times:
-        raise UserError(f"--steps must be between 1 and {denoiser.schedule.num_times}, got {config.steps}.")
-    with TemporaryDirectory(prefix="jaxdiff-demo-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder
-        serve(build_page(Restorer(denoiser, config.steps)), config)
+def check_gradio() -> None:
+    """Refuses to go on without gradio, and keeps it from calling home."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    try:
+        import gradio  # noqa: F401  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise UserError('the demo needs gradio; `pip install "jaxdiff[demo]"` installs it.') from error
 
 
 def serve(page: Any, config: Config) -> None:
     """Opens the page to the browser, and waits for Ctrl-C."""
-    import gradio as gr  # pyright: ignore[reportMissingImports]
+    from gradio.themes import Default  # pyright: ignore[reportMissingImports]
 
-    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-    page.launch(
+    # The theme's own fonts may be asked for from another host.
+    theme = Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    page.queue(default_concurrency_limit=1).launch(
         server_name=config.host,
         server_port=config.port,
         share=False,
         ssr_mode=False,
         run_history=False,
-        quiet=True,
-        theme=theme,
-        css=STYLE,
         footer_links=[],
         max_file_size="20mb",
+        theme=theme,
+        css=STYLE,
+        quiet=True,
         prevent_thread_lock=True,
     )
-    print(f"open http://{config.host}:{config.port} in a browser; Ctrl-C ends the demo")
-    page.block_thread()
+    print(f"open http://{config.host}:{config.port} in a browser; Ctrl-C ends the demo", flush=True)
+    try:
+        Event().wait()
+    finally:
+        page.close(verbose=False)
+
+
+def main(config: Config) -> None:
+    """Serves the page until Ctrl-C."""
+    check_address(config.host, config.port)
+    check_gradio()
+    restorer = Restorer(load_prior(config.prior), config.steps)
+    # Pictures on the page, uploaded ones among them, are files; they go when the demo ends.
+    with TemporaryDirectory(prefix="jaxdiff-demo-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        serve(build_page(restorer), config)
 
 
 if __name__ == "__main__":

@@ -11,31 +11,28 @@ Writes `report.html`, `figure.png`, `denoise.gif`, `table.md`, `metrics.csv` (a 
 """
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from jax.scipy.stats import rankdata
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 from rich.console import Console
 
-from experiments.published import is_ffhq_256
+from experiments.levels import Level, markdown, quality, uncertainty, verdict
 from experiments.problems import load_truth, sample_keys
+from experiments.published import is_ffhq_256
 from experiments.setup import INTERRUPTED, Config, Experiment, settings_of
 from jaxdiff import Denoiser, tweedie_variance
 from jaxdiff.images import heat, labelled_grid, to_uint8, write_gif, write_image
-from jaxdiff.metrics import psnr
-from jaxdiff.operators import Identity
+from jaxdiff.lpips import LPIPS
 from jaxdiff.runs import report
 from jaxdiff.runs.errors import UserError, check_positive, exit_on_user_error
 from jaxdiff.runs.folder import (
-    Row,
     command_line,
     finish_folder,
     open_folder,
@@ -44,16 +41,13 @@ from jaxdiff.runs.folder import (
     write_csv,
     write_npz,
 )
-from jaxdiff.runs.scores import LABELS, NOT_AVAILABLE, load_lpips_nets, mean_and_std, score
+from jaxdiff.runs.scores import load_lpips_nets
 from jaxdiff.sampling import perturb
 
 PROGRAM = "python -m experiments.denoise"
 KEYS = "draw k at time t: noise, probes = split(fold_in(sample key k, t))"
 
-PUBLISHED = {50: "Qi: - / 0.055", 200: "Qi: 29.6 / 0.153", 300: "Zhu: 27.36 ± 0.18 / 0.199 ± 0.009"}
-"""PSNR in dB / LPIPS of one FFHQ-256 face in the reports; Zhu over 5 noise draws."""
-
-FRAMES = 32
+FRAMES = 24
 """Pictures of the GIF."""
 
 
@@ -71,42 +65,6 @@ class Denoise(Config):
     """Folder of the results."""
     steps: tyro.conf.Suppress[int] = 1
     sigma: tyro.conf.Suppress[float] = 0.0
-
-
-@dataclass(frozen=True)
-class Level:
-    """What one noise level gave.
-
-    Attributes:
-        t: its time.
-        noise: `sigma_t / alpha_t`.
-        x_t: the noisy images, one per noise draw.
-        x0_hat: their estimates.
-        variance: their predicted variances, which may be negative.
-        rows: the scores, one row per noise draw.
-    """
-
-    t: int
-    noise: float
-    x_t: Float[np.ndarray, "n h w 3"]
-    x0_hat: Float[np.ndarray, "n h w 3"]
-    variance: Float[np.ndarray, "n h w 3"]
-    rows: list[Row]
-
-    def told(self, column: str, digits: int) -> str:
-        """Mean and standard deviation of a score over the noise draws."""
-        found = mean_and_std([row[column] for row in self.rows])
-        return NOT_AVAILABLE if found is None else f"{found[0]:.{digits}f} ± {found[1]:.{digits}f}"
-
-    def rms(self, column: str) -> float:
-        """Root mean square of a score over the noise draws."""
-        return float(np.sqrt(np.mean([float(row[column]) ** 2 for row in self.rows])))
-
-    @property
-    def ratio(self) -> float:
-        """True error over predicted standard deviation, both as root mean squares; 1 is right."""
-        predicted = self.rms("predicted_std")
-        return self.rms("rms_error") / predicted if predicted > 0 else float("nan")
 
 
 def begin(config: Denoise) -> tuple[Experiment, list[int]]:
@@ -137,7 +95,7 @@ def noise_and_denoise(
     return jax.lax.map(one, keys, batch_size=batch_size)
 
 
-def run_level(config: Denoise, experiment: Experiment, t: int, nets: Any) -> Level:
+def run_level(config: Denoise, experiment: Experiment, t: int, nets: Mapping[str, LPIPS]) -> Level:
     """Draws and denoises at one time, or reads what an earlier run has finished; scores it, and says so."""
     store = config.out / "samples" / f"t{t}.npz"
     started = time.monotonic()
@@ -145,187 +103,111 @@ def run_level(config: Denoise, experiment: Experiment, t: int, nets: Any) -> Lev
         keys, batch_size = sample_keys(config.seed, config.seeds), config.batch_size or config.seeds
         found = noise_and_denoise(experiment.denoiser, keys, experiment.truth, t, config.probes, batch_size)
         write_npz(store, **dict(zip(("x_t", "x0_hat", "variance"), found, strict=True)))
-    arrays = read_npz(store)
     alpha_t, sigma_t = experiment.denoiser.schedule(t)
-    rows = score_level(experiment.truth, nets, t, **arrays)
-    level = Level(t, float(sigma_t / alpha_t), rows=rows, **arrays)
-    told, seconds = level.told("psnr", 2), time.monotonic() - started
-    experiment.console.print(f"t = {t}: {told} dB, error / predicted {level.ratio:.2f}, in {seconds:.0f} s")
+    kept = read_npz(store)
+    x_t, x0_hat, variance = (kept[name] for name in ("x_t", "x0_hat", "variance"))
+    level = Level(t, float(sigma_t / alpha_t), np.asarray(experiment.truth), x_t, x0_hat, variance)
+    level = replace(level, rows=level.scores(nets))
+    text = f"t = {t}: {level.told('psnr', 2)} dB, true / predicted error {level.ratio:.2f}"
+    experiment.console.print(f"{text}, {time.monotonic() - started:.0f} s", highlight=False)
     return level
 
 
-def score_level(
-    truth: Float[Array, "h w 3"],
-    nets: Any,
-    t: int,
-    x_t: Float[np.ndarray, "n h w 3"],
-    x0_hat: Float[np.ndarray, "n h w 3"],
-    variance: Float[np.ndarray, "n h w 3"],
-) -> list[Row]:
-    """Scores every estimate and its predicted variance, one row per noise draw."""
-    noisy = jax.vmap(psnr, (0, None))(jnp.clip(x_t, -1, 1), truth).tolist()
-    rows: list[Row] = []
-    for k, scores in enumerate(score(x0_hat, Identity(), truth, 0.0, truth=truth, nets=nets)):
-        del scores["residual_ratio"]
-        error, std = np.abs(x0_hat[k] - np.asarray(truth)), np.sqrt(np.maximum(variance[k], 0))
-        uncertainty: Row = {
-            "rms_error": float(np.sqrt(np.mean(error**2))),
-            "predicted_std": float(np.sqrt(max(np.mean(variance[k]), 0))),
-            "rank_correlation": rank_correlation(std, error),
-            "rank_correlation_at_best": rank_correlation(std, std * np.random.default_rng(k).normal(size=std.shape)),
-        }
-        rows.append({"t": t, **scores, "psnr_noisy": noisy[k], **uncertainty})
-    return rows
-
-
-def rank_correlation(a: Float[np.ndarray, "h w 3"], b: Float[np.ndarray, "h w 3"]) -> float | str:
-    """Spearman's correlation of two maps of absolute values, over all pixels and colours."""
-    ranks = [np.asarray(rankdata(np.abs(x).ravel())) for x in (a, b)]
-    if min(rank.std() for rank in ranks) == 0:
-        return NOT_AVAILABLE
-    return float(np.corrcoef(*ranks)[0, 1])
-
-
-def quality(levels: Sequence[Level], *, published: bool) -> list[Row]:
-    """Returns a table of how good the estimates are, beside the reports' numbers where these are about the prior."""
-    return [
-        {
-            "t": level.t,
-            "sigma_t / alpha_t": f"{level.noise:.2f}",
-            "PSNR of x_t (dB)": level.told("psnr_noisy", 2),
-            **{label: level.told(name, 2 if name == "psnr" else 3) for name, label in LABELS.items()},
-            **({"reports: PSNR / LPIPS": PUBLISHED.get(level.t, "")} if published else {}),
-        }
-        for level in levels
-    ]
-
-
-def uncertainty(levels: Sequence[Level]) -> list[Row]:
-    """Returns a table of how well the error is predicted."""
-    return [
-        {
-            "t": level.t,
-            "true error (RMS)": f"{level.rms('rms_error'):.3f}",
-            "predicted (RMS)": f"{level.rms('predicted_std'):.3f}",
-            "true / predicted": f"{level.ratio:.2f}",
-            "rank correlation": level.told("rank_correlation", 2),
-            "at best": level.told("rank_correlation_at_best", 2),
-        }
-        for level in levels
-    ]
-
-
-def markdown(rows: Sequence[Row]) -> str:
-    """Returns rows with the same keys as a table in Markdown."""
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
-    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
-
-
-def maps(experiment: Experiment, level: Level) -> tuple[Float[np.ndarray, "h w"], Float[np.ndarray, "h w"]]:
-    """Returns true error and predicted standard deviation of the first draw, as root mean squares over the colours."""
-    error = np.sqrt(((level.x0_hat[0] - np.asarray(experiment.truth)) ** 2).mean(-1))
-    return error, np.sqrt(np.maximum(level.variance[0].mean(-1), 0))
-
-
-def figure(experiment: Experiment, levels: Sequence[Level]) -> Float[np.ndarray, "H W 3"]:
+def figure(levels: Sequence[Level]) -> Float[np.ndarray, "H W 3"]:
     """Draws a row per time: clean, noisy, denoised, the true error and the predicted one."""
     rows, captions = [], []
     for level in levels:
-        pair = maps(experiment, level)
-        vmax = max(float(np.quantile(pair, 0.99)), 1e-6)
-        rows.append([experiment.truth, level.x_t[0], level.x0_hat[0], *(heat(x, vmax) for x in pair)])
-        noisy, denoised = level.told("psnr_noisy", 1), level.told("psnr", 1)
-        sizes = [f"RMS {np.sqrt((x**2).mean()):.3f}" for x in pair]
-        captions.append(["", f"{noisy} dB", f"{denoised} dB", *sizes])
+        maps = level.maps(0)
+        vmax = max(float(np.quantile(maps, 0.99)), 1e-6)
+        rows.append([level.truth, level.x_t[0], level.x0_hat[0], *(heat(x, vmax) for x in maps)])
+        errors = [f"RMS {level.rows[0][name]:.3f}" for name in ("error", "predicted_error")]
+        captions.append(["", f"{level.told('psnr_noisy', 1)} dB", f"{level.told('psnr', 1)} dB", *errors])
     titles = ["clean x0", "noisy x_t", "denoised in\none step", "its true\nerror", "its predicted\nerror (std)"]
     names = [f"t = {level.t}" for level in levels]
-    scale = max(1, round(128 / experiment.truth.shape[0]))
+    scale = max(1, round(128 / len(levels[0].truth)))
     return labelled_grid(rows, titles, names, captions=captions, scale=scale)
 
 
-def frames(config: Denoise, experiment: Experiment) -> list[Float[np.ndarray, "H W 3"]]:
-    """Draws noise that grows to the last time, and the estimate beside it."""
-    denoiser, truth = experiment.denoiser, experiment.truth
+@jax.jit
+def denoise_along(
+    denoiser: Denoiser, key: PRNGKeyArray, truth: Float[Array, "h w c"], times: Int[Array, " n"]
+) -> tuple[Float[Array, "n h w c"], Float[Array, "n h w c"]]:
+    """Returns `x_t` with the same noise at all times, and `x0_hat`."""
+
+    def one(t: Array) -> tuple[Array, Array]:
+        x_t = perturb(denoiser.schedule, key, truth, t)
+        return x_t, denoiser.predict(x_t, t).x0_hat
+
+    return jax.lax.map(one, times)
+
+
+def moving_picture(config: Denoise, experiment: Experiment) -> list[Float[np.ndarray, "H W 3"]]:
+    """Draws noise that grows up to the last time, and the estimate beside it."""
     times = np.unique(np.linspace(0, max(config.times), FRAMES).astype(int))
     key = sample_keys(config.seed, 1)[0]
-
-    @jax.jit
-    def pairs(denoiser: Denoiser, times: Array) -> tuple[Array, Array]:
-        def one(t: Array) -> tuple[Array, Array]:
-            x_t = perturb(denoiser.schedule, key, truth, t)
-            return x_t, denoiser.predict(x_t, t).x0_hat
-
-        return jax.lax.map(one, times)
-
-    scale = max(1, round(256 / truth.shape[0]))
-    noisy, denoised = pairs(denoiser, jnp.asarray(times))
+    scale = max(1, round(256 / experiment.truth.shape[0]))
     return [
         labelled_grid([[x_t, x0_hat]], [f"noisy x_t, t = {t}", "denoised in one step"], scale=scale)
-        for t, x_t, x0_hat in zip(times, noisy, denoised, strict=True)
+        for t, x_t, x0_hat in zip(
+            times, *denoise_along(experiment.denoiser, key, experiment.truth, jnp.asarray(times)), strict=True
+        )
     ]
 
 
-def verdict(levels: Sequence[Level]) -> str:
-    """Says whether the predicted error is as large as the true one."""
-    ratios = [level.ratio for level in levels]
-    span = " to ".join(dict.fromkeys(f"{ratio:.2f}" for ratio in (min(ratios), max(ratios))))
-    return (
-        f"On this image the true error is {span} times the predicted one. The prediction is right if that is 1 on "
-        "average over images; a single image may be harder (above 1) or easier (below 1) than most. The rank "
-        "correlation tells whether the error is large where it is predicted to be; 'at best' is what errors drawn "
-        "from the predicted standard deviations reach."
-    )
+def write_images(config: Denoise, levels: Sequence[Level], moving: Sequence[Float[np.ndarray, "H W 3"]]) -> None:
+    """Writes the figure, the GIF, and every image (clipped to [-1, 1])."""
+    write_image(config.out / "figure.png", figure(levels))
+    write_gif(config.out / "denoise.gif", moving, ms=[120] * (len(moving) - 1) + [1500])
+    write_image(config.out / "truth.png", levels[0].truth)
+    for level in levels:
+        for name, images in (("noisy", level.x_t), ("denoised", level.x0_hat)):
+            for k, x in enumerate(images):
+                write_image(config.out / "samples" / f"t{level.t}_{name}_{k}.png", x)
 
 
 def write_report(
-    config: Denoise, experiment: Experiment, levels: Sequence[Level], moving: Sequence[np.ndarray]
+    config: Denoise, levels: Sequence[Level], published: bool, moving: Sequence[Float[np.ndarray, "H W 3"]]
 ) -> None:
     """Writes `report.html`."""
-    row: Callable[[Sequence[str]], str] = lambda figures: f'<div class="row">{"".join(figures)}</div>'
-    caption = "One noise draw per row; PSNR over all draws. Both maps of a row share a scale: black is no error."
-    tables = quality(levels, published=is_ffhq_256(experiment.denoiser)), uncertainty(levels)
+    caption = "One noise draw per row; PSNR over all draws. Both maps of a row share a scale, black is no error."
     blocks = [
         report.command(command_line(PROGRAM)),
         report.figure_file(config.out / "figure.png", caption),
         report.heading("How good is one step?"),
-        report.table(tables[0], f"mean ± standard deviation over {config.seeds} noise draws"),
+        report.table(
+            quality(levels, published=published), f"mean ± standard deviation over {config.seeds} noise draws"
+        ),
         report.heading("Does the denoiser know its own error?"),
-        report.table(tables[1], f"from {config.probes} probes of the Jacobian per image"),
+        report.table(uncertainty(levels), f"root mean squares; predicted from {config.probes} probes of the Jacobian"),
         report.paragraph(verdict(levels)),
         report.heading("The same noise, growing"),
         report.animation(to_uint8(np.stack(moving)), ms=120),
     ]
     for level in levels:
-        lefts = [(level.x_t[0], "noisy"), (experiment.truth, "clean")]
-        sliders = [report.slider(x, level.x0_hat[0], label, "denoised") for x, label in lefts]
-        blocks += [report.heading(f"t = {level.t}"), row(sliders)]
+        lefts = ((level.x_t[0], "noisy"), (level.truth, "clean"))
+        sliders = "".join(report.slider(x, level.x0_hat[0], label, "denoised") for x, label in lefts)
+        blocks += [report.heading(f"t = {level.t}"), f'<div class="row">{sliders}</div>']
     report.write_page(config.out / "report.html", "Denoising in one step", blocks)
 
 
 def main(config: Denoise) -> None:
     """Runs all levels and writes the folder."""
     experiment, times = begin(config)
+    console, published = experiment.console, is_ffhq_256(experiment.denoiser)
     nets, missing = load_lpips_nets()
     levels = [run_level(config, experiment, t, nets) for t in times]
-    tables = quality(levels, published=is_ffhq_256(experiment.denoiser)), uncertainty(levels)
-    text = "\n".join(map(markdown, tables))
+    moving = moving_picture(config, experiment)
+    tables = "\n".join(map(markdown, (quality(levels, published=published), uncertainty(levels))))
     write_csv(config.out / "metrics.csv", [row for level in levels for row in level.rows])
-    write_atomically(config.out / "table.md", text)
-    write_image(config.out / "truth.png", experiment.truth)
-    for level in levels:
-        for k, pair in enumerate(zip(level.x_t, level.x0_hat, strict=True)):
-            for name, x in zip(("noisy", "denoised"), pair, strict=True):
-                write_image(config.out / "samples" / f"t{level.t}_{name}_{k}.png", x)
-    write_image(config.out / "figure.png", figure(experiment, levels))
-    moving = frames(config, experiment)
-    write_gif(config.out / "denoise.gif", moving, ms=[120] * (len(moving) - 1) + [1500])
-    finish_folder(config.out, {"noise_keys": KEYS, "error_over_predicted": {level.t: level.ratio for level in levels}})
-    write_report(config, experiment, levels, moving)
-    experiment.console.print(text, soft_wrap=True, highlight=False, markup=False)
+    write_atomically(config.out / "table.md", tables)
+    write_images(config, levels, moving)
+    finish_folder(config.out, {"noise_keys": KEYS})
+    write_report(config, levels, published, moving)
+    console.print(tables, soft_wrap=True, highlight=False, markup=False)
     for message in missing:
-        experiment.console.print(f"LPIPS reads n/a: {message}", soft_wrap=True, highlight=False, style="dim")
+        console.print(f"LPIPS reads n/a: {message}", soft_wrap=True, highlight=False, style="dim")
     written = "report.html, figure.png, denoise.gif, table.md, metrics.csv"
-    experiment.console.print(f"written to {config.out}: {written}", highlight=False)
+    console.print(f"written to {config.out}: {written}", soft_wrap=True, highlight=False)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,9 @@ STEPS = 1000
 _NOISE = "The standard deviation of the measurement noise is not stated; --sigma sets it."
 _BOX = "Size and place of the box are not stated; here it hides the middle half of height and width."
 _RANDOM = f"The share of pixels that random inpainting keeps is not stated; here it is {RANDOM_KEEP:.0%}."
-_BLUR = "The kernel of the blur is not stated; here it is a Gaussian of 3 pixels at 256x256, and never below 1.2 pixels."
+_BLUR = (
+    "The kernel of the blur is not stated; here it is a Gaussian of 3 pixels at 256x256, and never below 1.2 pixels."
+)
 _STEPS = "The number of steps is not stated; 1000 is assumed."
 _VARIANCE = "The noise of an ancestral step is not stated (sigma z); here it has the prior's own variance."
 _CLIP = "Whether the estimate x0_hat is clipped is not stated; here it is clipped to [-1, 1]."
@@ -120,15 +122,34 @@ JACQUES = Paper(
     "Jacques",
     'Timothy Jacques, "Diffusion-Based Priors for Inverse Imaging Tasks", report and poster, Stanford EE 367',
     (
-        everywhere("SDEdit, start 300", "sdedit", HyperParameters(start=300), "23.03 / 0.134", "14.64 / 0.570", "23.38 / 0.171"),
-        everywhere("SDEdit, start 400", "sdedit", HyperParameters(start=400), "21.89 / 0.151", "15.24 / 0.327", "21.34 / 0.165"),
+        everywhere(
+            "SDEdit, start 300", "sdedit", HyperParameters(start=300), "23.03 / 0.134", "14.64 / 0.570", "23.38 / 0.171"
+        ),
+        everywhere(
+            "SDEdit, start 400", "sdedit", HyperParameters(start=400), "21.89 / 0.151", "15.24 / 0.327", "21.34 / 0.165"
+        ),
         everywhere("SDEdit, start 500", "sdedit", _SDEDIT_500, "19.82 / 0.227", "15.18 / 0.274", "20.44 / 0.222"),
-        everywhere("ScoreALD, gamma 10 to 15", "score-ald", _JACQUES_LOW, "22.90 / 0.085", "32.62 / 0.045", "28.23 / 0.063"),
-        Variant("ScoreALD, gamma not stated", "score-ald", {}, {"box": "23.90 / 0.073", "random": "32.91 / 0.038", "blur": "27.88 / 0.071"}),
-        everywhere("ScoreALD, gamma 28 to 33", "score-ald", _JACQUES_HIGH, "33.61 / 0.015", "32.62 / 0.028", "26.48 / 0.083"),
-        everywhere("DPS, zeta 0.1", "dps", HyperParameters(zeta=0.1), "25.26 / 0.112", "22.39 / 0.198", "24.68 / 0.114"),
-        everywhere("DPS, zeta 0.3", "dps", HyperParameters(zeta=0.3), "29.75 / 0.022", "30.97 / 0.037", "27.92 / 0.072"),
-        everywhere("DPS, zeta 1.0", "dps", HyperParameters(zeta=1.0), "33.69 / 0.026", "32.63 / 0.048", "27.50 / 0.213"),
+        everywhere(
+            "ScoreALD, gamma 10 to 15", "score-ald", _JACQUES_LOW, "22.90 / 0.085", "32.62 / 0.045", "28.23 / 0.063"
+        ),
+        Variant(
+            "ScoreALD, gamma not stated",
+            "score-ald",
+            {},
+            {"box": "23.90 / 0.073", "random": "32.91 / 0.038", "blur": "27.88 / 0.071"},
+        ),
+        everywhere(
+            "ScoreALD, gamma 28 to 33", "score-ald", _JACQUES_HIGH, "33.61 / 0.015", "32.62 / 0.028", "26.48 / 0.083"
+        ),
+        everywhere(
+            "DPS, zeta 0.1", "dps", HyperParameters(zeta=0.1), "25.26 / 0.112", "22.39 / 0.198", "24.68 / 0.114"
+        ),
+        everywhere(
+            "DPS, zeta 0.3", "dps", HyperParameters(zeta=0.3), "29.75 / 0.022", "30.97 / 0.037", "27.92 / 0.072"
+        ),
+        everywhere(
+            "DPS, zeta 1.0", "dps", HyperParameters(zeta=1.0), "33.69 / 0.026", "32.63 / 0.048", "27.50 / 0.213"
+        ),
     ),
     (
         _NOISE,
@@ -138,9 +159,9 @@ JACQUES = Paper(
         _STEPS,
         _VARIANCE,
         _CLIP,
-        "ScoreALD's gamma is stated as a range, with a weaker pull at high noise; here it falls linearly with the time.",
-        "The middle one of three ScoreALD rows does not state its gamma and is not run. Its numbers are 23.90 / 0.073 for "
-        "the box, 32.91 / 0.038 for random inpainting and 27.88 / 0.071 for the blur.",
+        "ScoreALD's gamma is stated as a range, with a weaker pull at high noise; here it falls linearly as t does.",
+        "The middle one of three ScoreALD rows does not state its gamma and is not run. Its numbers are 23.90 / 0.073 "
+        "for the box, 32.91 / 0.038 for random inpainting and 27.88 / 0.071 for the blur.",
         "The columns of numbers are not labelled legibly; the report's text tells which task they belong to.",
         _LPIPS,
     ),
@@ -151,12 +172,17 @@ CHIN_ZHANG = Paper(
     'Sylvia Chin and Benjia Zhang, "Modern Diffusion Techniques for Imaging", poster, Stanford',
     (
         everywhere("SDEdit", "sdedit", _SDEDIT_500, "20.36 / 0.20", "15.08 / 0.30", "20.02 / 0.21"),
-        Variant("ScoreALD", "score-ald", {"box": _ZHU_INPAINT, "blur": _ZHU_BLUR}, {"box": "23.06 / 0.11", "blur": "22.69 / 0.15"}),
+        Variant(
+            "ScoreALD",
+            "score-ald",
+            {"box": _ZHU_INPAINT, "blur": _ZHU_BLUR},
+            {"box": "23.06 / 0.11", "blur": "22.69 / 0.15"},
+        ),
         everywhere("DPS", "dps", HyperParameters(), "34.42 / 0.02", "15.99 / 0.20", "28.23 / 0.06"),
     ),
     (
-        "No hyper-parameter is stated. SDEdit starts at 500 as in Zhu and Qi, ScoreALD takes the gamma of Zhu, whose code "
-        "has the same weight, and DPS the zeta of this program.",
+        "No hyper-parameter is stated. SDEdit starts at 500 as in Zhu and Qi, ScoreALD takes the gamma of Zhu, whose "
+        "code has the same weight, and DPS the zeta of this program.",
         "Neither the network nor its training data are named; the FFHQ-256 network of the other reports is assumed.",
         _STEPS,
         "The noise of an ancestral step is not legible; here it has the prior's own variance.",
@@ -184,7 +210,8 @@ QI = Paper(
     ),
     (
         "PSNR and LPIPS stand inside the figures, which could not be read. The text says that SDEdit is best from 500, "
-        "that DPS is ahead of ScoreALD and both are far ahead of SDEdit, and that neither is good on random inpainting.",
+        "that DPS is ahead of ScoreALD and both are far ahead of SDEdit, and that neither is good on random "
+        "inpainting.",
         "Gamma and zeta are not stated; ScoreALD takes the gamma of Zhu, and DPS the zeta of this program.",
         "ScoreALD's algorithm pulls twice as hard as the likelihood in the text; the algorithm is followed.",
         "Whether DPS divides by the norm of the gradient is not stated; here it does, as in Zhu's equation 10.",

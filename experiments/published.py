@@ -49,8 +49,9 @@ def remarks(paper: Paper | None, steps: int, denoiser: Denoiser) -> dict[str, Se
     if paper is None:
         return {}
     found = {
+        "Source": [paper.citation],
         f"Left open by {paper.name}": paper.left_open,
-        f"Other than in {paper.name}": departures(paper, steps, denoiser),
+        f"Different from {paper.name}": departures(paper, steps, denoiser),
     }
     return {head: sentences for head, sentences in found.items() if sentences}
 
@@ -60,14 +61,20 @@ def departures(paper: Paper, steps: int, denoiser: Denoiser) -> list[str]:
     found = []
     if steps != STEPS:
         found.append(
-            f"The report takes {STEPS} steps, this run {steps}. Step sizes are scaled so that all steps together go as "
-            f"far (ScoreALD's pull no further than onto the data); --steps {STEPS} takes as many."
+            f"The settings are for {STEPS} steps (--steps {STEPS}), this run takes {steps}: step sizes are scaled so "
+            "that all steps together go as far."
         )
+    if least_gamma(paper) * steps < STEPS:
+        found.append(
+            f"With so few steps ScoreALD's gammas below {STEPS / steps:g} all act alike, as {STEPS / steps:g}."
+        )
+    if steps < STEPS and paper.variance == "fixed_large":
+        found.append("The report's variance, beta, grows with the length of a step: a short chain ends noisier.")
     if not is_ffhq_256(denoiser):
         h, w, _ = denoiser.image_shape
         found.append(
-            f"The report uses the FFHQ network at 256x256, this run another network or size ({w}x{h}). Step sizes are "
-            "scaled; the report's numbers are for orientation only."
+            "The settings and numbers are for the FFHQ network at 256x256, this run has another network or size "
+            f"({w}x{h}): step sizes are scaled, and the numbers are for orientation only."
         )
     if paper.variance == "learned_range" != denoiser.variance:
         found.append(
@@ -77,6 +84,12 @@ def departures(paper: Paper, steps: int, denoiser: Denoiser) -> list[str]:
     return found
 
 
+def least_gamma(paper: Paper) -> float:
+    """Returns the least gamma of ScoreALD under `over_gamma`: below `STEPS / steps` it would pull past the data."""
+    chosen = [c for variant in paper.variants for c in variant.chosen.values() if c.weighting == "over_gamma"]
+    return min((gamma for c in chosen if c.gamma for gamma in c.gamma), default=float("inf"))
+
+
 def published(paper: Paper | None, denoiser: Denoiser) -> dict[str, Mapping[tuple[str, str], str]]:
     """Returns columns of published numbers, by task and method.
 
@@ -84,10 +97,10 @@ def published(paper: Paper | None, denoiser: Denoiser) -> dict[str, Mapping[tupl
     """
     if paper is not None:
         numbers = {(task, v.name): text for v in paper.variants for task, text in v.numbers.items()}
-        return {f"{paper.name} (FFHQ-256, their face)": numbers} if numbers else {}
+        return {f"{paper.name}: PSNR / LPIPS (FFHQ-256, their face)": numbers} if numbers else {}
     if not is_ffhq_256(denoiser):
         return {}
-    columns = {f"{paper.name} (their face)": best_numbers(paper) for paper in PAPERS.values()}
+    columns = {f"{paper.name}: PSNR / LPIPS (their face)": best_numbers(paper) for paper in PAPERS.values()}
     return {head: numbers for head, numbers in columns.items() if numbers}
 
 

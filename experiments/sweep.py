@@ -12,12 +12,11 @@ value, so that values differ by what they do and not by chance.
 The best value is the one of the highest PSNR, which needs the truth. Without it there is only the residual
 ratio to look at: about 1 where a sample fits the data as well as their noise allows.
 
-Writes `report.html` with the curves, `TASK_METHOD.png` (one figure of curves each), `images.png` (the smallest, the best and
-the largest value), `table.md`, `metrics.csv` (a row per task, method, value and seed), `config.json`, and all samples
-(`samples/*.npz`, values x seeds). `--resume` goes on with an interrupted run, also with another `--refine`.
+Writes `report.html` with the curves, `TASK_METHOD.png` (the curves alone), `images.png` (what the smallest, the best
+and the largest value give), `table.md`, `metrics.csv` (a row per task, method, value and seed), `config.json`, and all
+samples (`samples/*.npz`, values x seeds). `--resume` goes on with an interrupted run, also with another `--refine`.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,22 +25,19 @@ from typing import Any
 
 import numpy as np
 import tyro
-from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from experiments.cells import file_name
 from experiments.chains import count_compilations, join
 from experiments.curves import (
     Curve,
-    Grid,
-    Numbers,
     Point,
     between_neighbours,
     check_matplotlib,
     draw_curves,
     markdown_table,
-    told,
 )
+from experiments.grids import Grid, Numbers, read_gammas, read_zetas, told
 from experiments.problems import KINDS, TASKS, Problem, make_problem, sample_keys
 from experiments.setup import INTERRUPTED, Config, Experiment, begin
 from jaxdiff.images import labelled_grid, write_image
@@ -52,7 +48,7 @@ from jaxdiff.runs.folder import command_line, finish_folder, write_atomically, w
 from jaxdiff.runs.names import METHODS, WEIGHTINGS
 from jaxdiff.runs.presets import Run, make_run
 from jaxdiff.runs.runner import draw
-from jaxdiff.runs.scores import load_lpips_nets, score
+from jaxdiff.runs.scores import NOT_AVAILABLE, load_lpips_nets, score
 
 PROGRAM = "python -m experiments.sweep"
 
@@ -67,7 +63,7 @@ class Sweep(Config):
     """Some of: dps, score-ald."""
     zeta: str = "0.1,0.2,0.3,0.6,1,2,3"
     """DPS' step sizes: single values, or from:to:count on a log axis, or several of these with commas."""
-    gamma: tuple[str, ...] = ("3:4.5", "5:7.5", "10:15", "17:22", "28:33", "60:70")
+    gamma: tuple[str, ...] = ("3:4.5", "5:7.5", "10:15", "17:22", "28:33", "100:115")
     """ScoreALD's gammas as clean:noisy, at t = 0 and at the last t."""
     weightings: tuple[str, ...] = ("over_gamma", "over_variance")
     """ScoreALD's weightings, some of: over_gamma, over_variance, twice_over_variance. The last is almost the second
@@ -80,50 +76,6 @@ class Sweep(Config):
     """Diffusion steps of a whole chain; the reports take 1000."""
     out: Path = Path("results/sweep")
     """Folder of the results."""
-
-
-def read_zetas(text: str) -> list[Numbers]:
-    """Reads single values and ranges `from:to:count`, separated by commas.
-
-    >>> read_zetas("0.1:0.4:3,1")
-    [(0.1,), (0.2,), (0.4,), (1.0,)]
-    """
-    values: set[float] = set()
-    for part in text.split(","):
-        numbers = [_positive(number) for number in part.split(":")]
-        if None in numbers or len(numbers) not in (1, 3):
-            raise UserError(f"--zeta {part!r} is neither a positive number nor from:to:count, such as 0.05:2:12.")
-        if len(numbers) == 1:
-            values.add(numbers[0])
-            continue
-        low, high, count = numbers
-        if low >= high:
-            raise UserError(f"--zeta {part!r} must go up; write the smaller end first.")
-        if count != int(count) or not 2 <= count <= 1000:
-            raise UserError(f"--zeta {part!r} must have a count from 2 to 1000.")
-        values.update(float(f"{x:.6g}") for x in np.geomspace(low, high, int(count)))
-    return sorted((value,) for value in values)
-
-
-def read_gammas(texts: Sequence[str]) -> list[Numbers]:
-    """Reads pairs `clean:noisy`."""
-    pairs: set[Numbers] = set()
-    for text in texts:
-        numbers = tuple(_positive(number) for number in text.split(":"))
-        if None in numbers or len(numbers) != 2:
-            raise UserError(f"--gamma {text!r} is not a pair clean:noisy of positive numbers, such as 10:15.")
-        pairs.add(numbers)
-    if not pairs:
-        raise UserError("no --gamma given; Jacques' are 10:15 and 28:33.")
-    return sorted(pairs, key=lambda pair: (pair[0] * pair[1], pair))
-
-
-def _positive(text: str) -> Any:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if 0 < number < math.inf else None
 
 
 def read_grids(config: Sweep) -> list[Grid]:
@@ -192,7 +144,7 @@ def draw_runs(
         drawn = draw(title, run, keys, store, console, batch_size=width, to_image=lambda state: state[1])
     chains = f"{len(runs) * seeds} chains" + f", {width} at once" * (width < len(keys))
     compiled = {0: "no compilation", 1: "1 compilation"}.get(compilations.count, f"{compilations.count} compilations")
-    seconds = f"{drawn.timing.run_seconds:.0f} s, after {drawn.timing.compile_seconds:.0f} s of compiling"
+    seconds = f"{drawn.timing.run_seconds:.0f} s and {drawn.timing.compile_seconds:.0f} s of compiling"
     earlier = " (continued from an earlier run)" * drawn.resumed
     console.print(
         f"{title}: {len(runs)} values x {seeds} seeds: {chains}, {compiled}; {seconds}{earlier}",
@@ -203,29 +155,22 @@ def draw_runs(
     return drawn.samples.reshape(shape)[: len(runs)]
 
 
-def pictures(experiment: Experiment, curve: Curve) -> list[tuple[ArrayLike, str, str]]:
-    """Returns images of the first seed, each with a title and a caption."""
-    points = {"smallest": curve.points[0], "best PSNR": curve.best, "largest": curve.points[-1]}
-    return [
-        (experiment.truth, "truth", ""),
-        (curve.problem.y, "measurement", f"sigma {curve.problem.sigma_y:g}"),
-        *(
-            (point.samples[0], title, f"{curve.grid.parameter} {told(point.given)}\n{point.text('psnr', 1)} dB")
-            for title, point in points.items()
-        ),
-    ]
-
-
 def figure(experiment: Experiment, curves: Sequence[Curve]) -> Float[np.ndarray, "H W 3"]:
-    """Draws a row per task and method: truth, measurement, and what the smallest, the best and the largest value give."""
-    cells = [pictures(experiment, curve) for curve in curves]
-    return labelled_grid(
-        [[image for image, _, _ in row] for row in cells],
-        [title for _, title, _ in cells[0]],
-        [curve.title.replace(", ", "\n") for curve in curves],
-        captions=[[caption for _, _, caption in row] for row in cells],
-        scale=max(1, round(128 / experiment.truth.shape[0])),
-    )
+    """Draws a row per task and method: truth, measurement, and seed 0 at the smallest, best and largest value."""
+    rows, captions = [], []
+    for curve in curves:
+        best = curve.best
+        points = [None if curve.points[0] is best else curve.points[0], best]
+        points += [None if curve.points[-1] is best else curve.points[-1]]
+        said = [
+            f"{curve.grid.parameter} {told(point.given)}\n{point.text('psnr', 1)} dB" if point else "the best one"
+            for point in points
+        ]
+        rows.append([experiment.truth, curve.problem.y, *(point and point.samples[0] for point in points)])
+        captions.append(["", f"sigma {curve.problem.sigma_y:g}", *said])
+    titles = ["truth", "measurement", "smallest", "best PSNR", "largest"]
+    names = [curve.title.replace(", ", "\n") for curve in curves]
+    return labelled_grid(rows, titles, names, captions=captions, scale=max(1, round(128 / experiment.truth.shape[0])))
 
 
 def record(curves: Sequence[Curve]) -> dict[str, Any]:
@@ -242,19 +187,22 @@ def write_report(config: Sweep, experiment: Experiment, curves: Sequence[Curve])
     blocks = [
         report.command(command_line(PROGRAM)),
         report.paragraph(
-            "Values are given in the units of the literature (256x256 images, 1000 steps); the tables also show what was "
-            "used here. Bands are one standard deviation over seeds, and the same seeds are used at all values."
+            "Values are given in the units of the literature (256x256 images, 1000 steps); the tables also show what "
+            "was used here. Bands are one standard deviation over seeds; a seed has the same noise at every value, "
+            "so that values differ by what they do and not by chance."
         ),
     ]
     for task, method in dict.fromkeys((curve.problem.task, curve.grid.method) for curve in curves):
         together = [curve for curve in curves if (curve.problem.task, curve.grid.method) == (task, method)]
         png = draw_curves(together)
         write_atomically(config.out / f"{task}_{method}.png", png)
+        images = figure(experiment, together)
         blocks += [report.heading(f"{TASKS[task]}, {METHODS[method]}"), report.figure_file(png)]
+        blocks += [report.picture(images, width=images.shape[1])]
         for curve in together:
-            shown = [(image, f"{title}: {caption}") for image, title, caption in pictures(experiment, curve)]
-            blocks += [report.heading(curve.title, 3), *map(report.paragraph, curve.words())]
-            blocks += [report.gallery(shown), report.table(curve.table())]
+            blocks += [report.heading(curve.grid.name, 3)] * bool(curve.grid.weighting)
+            lines = [{k: v for k, v in line.items() if v != NOT_AVAILABLE} for line in curve.table()]
+            blocks += [report.paragraph(" ".join(curve.words())), report.table(lines)]
     write_image(config.out / "images.png", figure(experiment, curves))
     blocks += [report.heading("Settings"), report.settings(record(curves))]
     report.write_page(config.out / "report.html", "Sweep of hyper-parameters", blocks)

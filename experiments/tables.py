@@ -22,7 +22,7 @@ def summary(rows: Sequence[Row], published: Published | None = None, *, bold: st
 
     Args:
         rows: as in `metrics.csv`.
-        published: columns to put beside ours.
+        published: columns to put beside our PSNR.
         bold: a mark to put around the best of a task.
     """
     lines: list[Row] = []
@@ -36,8 +36,15 @@ def summary(rows: Sequence[Row], published: Published | None = None, *, bold: st
         for i, method in enumerate(methods):
             ours = {head: texts[i] for head, texts in columns.items()}
             theirs = {head: numbers.get((task, method), "") for head, numbers in (published or {}).items()}
-            lines.append({"task": TASKS[task], "method": method, **ours, **theirs})
+            psnr = {LABELS["psnr"]: ours[LABELS["psnr"]]}
+            lines.append({"task": TASKS[task], "method": method, **psnr, **theirs, **ours})
     return lines
+
+
+def without_missing(table: Sequence[Row]) -> list[Row]:
+    """Leaves out columns that hold no number."""
+    kept = [head for head in table[0] if any(line[head] != NOT_AVAILABLE for line in table)]
+    return [{head: line[head] for head in kept} for line in table]
 
 
 def _column(of_method: Sequence[Sequence[Row]], metric: str, bold: str) -> list[str]:

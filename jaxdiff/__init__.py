@@ -35,7 +35,7 @@ __all__ = [
     "time_grid",
     "tweedie_variance",
 ]
-__version__ = "0.2.0"
+__version__ = "0.1.0"
 
 _MODULES = {
     "checkpoint": ("PriorError", "load_prior"),

@@ -166,10 +166,9 @@ def tweedie_variance(
     # Backwards, because the UNet's convolutions have no forward-mode rule; C and its transpose share their diagonal.
     _, pull_back = jax.vjp(lambda x: unclipped.predict(x, t).x0_hat, x_t)
 
-    def add(total: Array, key: PRNGKeyArray) -> tuple[Array, None]:
+    def response(key: PRNGKeyArray) -> Array:
         probe = jax.random.rademacher(key, x_t.shape, x_t.dtype)
-        return total + probe * pull_back(probe)[0], None
+        return probe * pull_back(probe)[0]
 
-    total, _ = jax.lax.scan(add, jnp.zeros_like(x_t), jax.random.split(key, num_probes))
     alpha_t, sigma_t = denoiser.schedule(t)
-    return sigma_t**2 / alpha_t * total / num_probes
+    return sigma_t**2 / alpha_t * jax.lax.map(response, jax.random.split(key, num_probes)).mean(0)
