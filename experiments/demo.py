@@ -7,6 +7,7 @@ It needs gradio: pip install "jaxdiff[demo]". By default only this machine can o
 """
 
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -222,16 +223,16 @@ def check_address(host: str, port: int) -> None:
 
 
 def check_gradio() -> None:
-    """Refuses to go on without gradio, and keeps it from calling home."""
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    """Refuses to go on without gradio, and keeps it from calling home and from keeping a history."""
+    os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_RUN_HISTORY="False")
     try:
         import gradio  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise UserError('the demo needs gradio; `pip install "jaxdiff[demo]"` installs it.') from error
+        raise UserError(f'the demo needs gradio ({error}); `pip install "jaxdiff[demo]"` installs it.') from error
 
 
 def serve(page: Any, config: Config) -> None:
-    """Opens the page to the browser, and waits for Ctrl-C."""
+    """Opens the page to the browser, and waits for Ctrl-C or to be ended."""
     from gradio.themes import Default  # pyright: ignore[reportMissingImports]
 
     # The theme's own fonts may be asked for from another host.
@@ -241,7 +242,6 @@ def serve(page: Any, config: Config) -> None:
         server_port=config.port,
         share=False,
         ssr_mode=False,
-        run_history=False,
         footer_links=[],
         max_file_size="20mb",
         theme=theme,
@@ -250,6 +250,7 @@ def serve(page: Any, config: Config) -> None:
         prevent_thread_lock=True,
     )
     print(f"open http://{config.host}:{config.port} in a browser; Ctrl-C ends the demo", flush=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         Event().wait()
     finally:

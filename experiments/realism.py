@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from experiments.problems import held_out_face
 from experiments.setup import Config, Experiment
@@ -150,3 +150,21 @@ def judge(
         ruler = fit_ruler(whole[:used], damaged[:used])
         judged.append(Judged(ruler(images), ruler(whole[used:]), ruler(damaged[used:])))
     return judged
+
+
+@jax.jit
+def denoising_error(denoiser: Denoiser, images: Float[Array, "n h w 3"]) -> Float[Array, " n"]:
+    """Returns how badly the prior knows noise from image: the mean of `(eps - eps_hat)^2` at three low noise levels.
+
+    Large for what the prior has not learned; small for what it has, but also for anything smooth.
+    """
+    times = jnp.array([denoiser.schedule.num_times // part for part in (50, 20, 10)])
+    keys = jax.random.split(jax.random.key(0), NOISE_DRAWS)
+
+    def error(image: Array, t: Array, key: PRNGKeyArray) -> Array:
+        alpha_t, sigma_t = denoiser.schedule(t)
+        x_t = perturb(denoiser.schedule, key, image, t)
+        return jnp.mean((denoiser.predict(x_t, t).x0_hat - image) ** 2) * (alpha_t / sigma_t) ** 2
+
+    every = jax.vmap(jax.vmap(error, (None, None, 0)), (None, 0, None))
+    return jax.lax.map(lambda image: every(jnp.clip(image, -1, 1), times, keys).mean(), images, batch_size=BATCH_SIZE)

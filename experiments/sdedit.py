@@ -57,8 +57,8 @@ class Starts(Config):
     """Times of the diffusion at which SDEdit begins."""
     tasks: tuple[str, ...] = tuple(TASKS)
     """Some of: box, random, blur."""
-    references: int = 160
-    """Faces that realism is judged by: drawn ones, or samples of the prior if there is an --image."""
+    references: int | None = None
+    """Faces that realism is judged by: 320 drawn ones, or, with --image, 64 samples of the prior."""
     out: Path = Path("results/sdedit")
     """Folder of the results."""
 
@@ -137,8 +137,8 @@ def read_starts(config: Starts, num_times: int) -> list[int]:
     """Returns the start times in order; anything amiss ends the script."""
     if not config.starts or not all(0 <= start < num_times for start in config.starts):
         raise UserError(f"--starts must be one or more times from 0 to {num_times - 1}, got {config.starts}.")
-    if config.references < 10:
-        raise UserError(f"--references must be at least 10, got {config.references}; 160 are a good number.")
+    if config.references is not None and config.references < 10:
+        raise UserError(f"--references must be at least 10, got {config.references}; leave it out for the default.")
     return sorted(set(config.starts))
 
 
@@ -163,7 +163,8 @@ def run_task(
 
 def judge_tasks(config: Starts, experiment: Experiment, tasks: Sequence[list[Cell]]) -> list[Line]:
     """Judges truth, measurement and samples of all tasks."""
-    faces = reference_faces(config, experiment, config.references)
+    count = config.references or (320 if config.image is None else 64)
+    faces = reference_faces(config, experiment, count)
     images = [
         np.concatenate([[experiment.truth], [cells[0].problem.y], *(cell.drawn.samples for cell in cells)])
         for cells in tasks
@@ -191,23 +192,32 @@ def figure(experiment: Experiment, lines: Sequence[Line]) -> Float[np.ndarray, "
 def draw_curve(config: Starts, lines: Sequence[Line]) -> bytes:
     """Draws realism against faithfulness, one line per task with the start times along it, as a PNG."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
-    canvas = Figure(figsize=(11, 4.6), layout="constrained")
+    canvas = Figure(figsize=(10.5, 4.6), layout="constrained")
     left, right = canvas.subplots(1, 2, sharey=True)
     for number, line in enumerate(lines):
         for ax, values in ((left, line.psnr), (right, line.distance)):
             _curve(ax, line, values.mean(1), f"C{number}")
     for ax in (left, right):
-        ax.axhline(1, color="0.4", linewidth=1)
-        ax.axhline(0, color="0.4", linewidth=1)
+        ax.axhspan(0.99, 1.01, color="0.8")
+        ax.axhspan(-0.01, 0.01, color="0.8")
         ax.grid(alpha=0.3)
-    left.set_ylabel("realism (1 whole faces, 0 damaged faces)")
-    left.set_xlabel("PSNR against the truth, in dB: more faithful →")
+        ax.margins(x=0.12)
+    left.set_title("Faithful to the truth?")
+    left.set_ylabel("realism: 0 damaged faces, 1 whole faces")
+    left.set_xlabel("PSNR in dB (more faithful →)")
+    left.legend(loc="lower left", frameon=False, bbox_to_anchor=(0, 0.02))
+    right.set_title("Faithful to the data?")
+    right.set_xlabel("RMS of y - A x (more faithful →)")
     right.set_xscale("log")
+    right.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    right.xaxis.set_major_formatter("{x:g}")
+    right.xaxis.set_minor_formatter(NullFormatter())
+    if config.sigma > 0:
+        right.axvline(config.sigma, color="0.4", linestyle=":")
+        right.annotate("truth: noise alone", (config.sigma, 0.5), (4, 0), textcoords="offset points", rotation=90)
     right.invert_xaxis()
-    right.set_xlabel("distance to the measurement, RMS of y - A x: more faithful →")
-    right.axvline(max(config.sigma, 1e-3), color="0.4", linestyle=":", label="the noise alone")
-    left.legend(loc="lower left", frameon=False)
     png = io.BytesIO()
     canvas.savefig(png, format="png", dpi=110)
     return png.getvalue()

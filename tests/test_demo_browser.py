@@ -41,7 +41,7 @@ def url(tmp_path_factory):
             assert found, "the demo did not start"
             yield found[0]
         finally:
-            server.kill()
+            server.terminate()
 
 
 @pytest.fixture

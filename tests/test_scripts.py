@@ -16,7 +16,6 @@ from PIL import Image
 
 from experiments import compare, train_faces
 from experiments.problems import held_out_face
-from experiments.tables import markdown_table
 from jaxdiff import PriorError, load_prior
 from jaxdiff.checkpoint import PriorConfig, parameters, save_prior
 from jaxdiff.images import read_image, write_image
@@ -152,27 +151,6 @@ def test_a_script_ends_with_code_two_and_no_traceback(tmp_path):
     assert ended.returncode == 2
     assert ended.stderr.strip() == "error: --sigma must be zero or positive, got -1.0."
     assert not (tmp_path / "out").exists()
-
-
-def test_published_numbers_stand_beside_ffhq_only():
-    rows = [
-        {
-            "task": "box",
-            "method": m,
-            "psnr": p,
-            "ssim": 0.5,
-            "lpips_vgg": "n/a",
-            "lpips_alex": 0.1,
-            "residual_ratio": 1.0,
-        }
-        for m, p in (("SDEdit", 20.0), ("DPS", 30.0))
-    ]
-    assert "Zhu" not in markdown_table(rows, published=False)
-    table = markdown_table(rows, published=True)
-    assert "35.43 ± 0.41 / 0.022" in table
-    assert "**30.00 ± 0.00**" in table
-    assert "**20.00 ± 0.00**" not in table
-    assert "| n/a |" in table
 
 
 def test_training_runs_resumes_and_leaves_a_prior(tmp_path, capsys):
