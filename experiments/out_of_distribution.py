@@ -8,7 +8,8 @@ whether one could have known: the residual, the standard deviation over seeds, a
 badly the prior tells noise from image on the restored image itself.
 
 Writes `report.html`, `figure.png`, `one_step.png` (one-step denoising), `table.md`, `metrics.csv` (a row per image,
-task, method and seed), `config.json`, and every image as a PNG (`samples/`). `--resume` goes on with an interrupted run.
+task, method and seed), `config.json`, and every image as a PNG in `samples/`. `--resume` goes on with an interrupted
+run.
 """
 
 from collections.abc import Mapping, Sequence

@@ -78,7 +78,8 @@ def draw_panda(size: int, supersample: int = 4) -> Float[Array, "size size 3"]:
     """
     fine = size * supersample
     line = (jnp.arange(fine) + 0.5) * 2 / fine - 1
-    at = Grid(*jnp.meshgrid(line, line), 2 / fine)
+    x, y = jnp.meshgrid(line, line)
+    at = Grid(x, y, 2 / fine)
     canvas = draw_behind(at)
     for paint in (draw_ears, draw_head, draw_muzzle, draw_eyes):
         canvas = paint(canvas, at)
