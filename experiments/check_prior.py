@@ -21,7 +21,7 @@ from jaxdiff import DDPM, Denoiser, load_prior, time_grid
 from jaxdiff.images import grid, write_image
 from jaxdiff.metrics import psnr
 from jaxdiff.runs.errors import exit_on_user_error
-from jaxdiff.runs.folder import describe, open_folder, write_atomically
+from jaxdiff.runs.folder import command_line, describe, open_folder, write_atomically
 from jaxdiff.runs.names import METHODS
 from jaxdiff.runs.presets import Run, make_run
 from jaxdiff.runs.runner import draw
@@ -83,7 +83,8 @@ def main(config: Config) -> None:
     denoiser = load_prior(config.prior)
     settings = {k: v for k, v in asdict(config).items() if k not in ("out", "resume", "overwrite")}
     settings["denoiser"] = describe(denoiser)
-    open_folder(config.out, settings, program=PROGRAM, resume=config.resume, overwrite=config.overwrite)
+    command = command_line(PROGRAM, config)
+    open_folder(config.out, settings, command=command, resume=config.resume, overwrite=config.overwrite)
     keys = jax.random.split(jax.random.key(1), config.samples)
     times = time_grid(denoiser.schedule.num_times, config.steps)
     store = config.out / "samples" / "unconditional.npz"

@@ -120,7 +120,7 @@ def write_report(
     """Writes `report.html`."""
     title = f"The settings of {PAPERS[config.paper].name}" if config.paper else "Three methods on three tasks"
     blocks = [
-        report.command(command_line(PROGRAM)),
+        report.command(command_line(PROGRAM, config)),
         report.figure_file(config.out / "figure.png", "Of every method the first sample; the maps share one scale."),
         report.table(without_missing(table), "Mean ± standard deviation over seeds."),
     ]

@@ -109,7 +109,8 @@ class Curve:
         if len(near) > 1:
             ends = f"{told(near[0].given)} to {told(near[-1].given)}"
             sentences.append(f"{len(near)} of {len(self.points)} values come within {NEAR} dB of it, from {ends}.")
-        if len(self.points) > 1 and best in (self.points[0], self.points[-1]):
+        alike = len({point.used for point in self.points}) < len(self.points)
+        if len(self.points) > 1 and best in (self.points[0], self.points[-1]) and not alike:
             which = "smallest" if best is self.points[0] else "largest"
             sentences.append(f"The best is the {which} value tried, so that a better one may lie beyond.")
         if residual:
@@ -118,7 +119,7 @@ class Curve:
                 f"Without the truth: the residual ratio is nearest to 1 ({blind.mean('residual_ratio'):.2f}) at "
                 f"{self._at(blind)}, where the PSNR is {blind.text('psnr', 1)} dB."
             )
-        if len({point.used for point in self.points}) < len(self.points):
+        if alike:
             sentences.append("Some values are used alike, because scale_gamma stops at a whole step onto the data.")
         return sentences
 

@@ -77,7 +77,8 @@ def begin(config: Denoise) -> tuple[Experiment, list[int]]:
     if not config.times or not all(0 <= t <= last for t in config.times):
         raise UserError(f"--times must be one or more numbers from 0 to {last}, got {config.times}.")
     settings = settings_of(config, denoiser, truth, ("steps", "sigma"))
-    open_folder(config.out, settings, program=PROGRAM, resume=config.resume, overwrite=config.overwrite)
+    command = command_line(PROGRAM, config)
+    open_folder(config.out, settings, command=command, resume=config.resume, overwrite=config.overwrite)
     return Experiment(denoiser, truth, Console()), sorted(set(config.times))
 
 
@@ -171,7 +172,7 @@ def write_report(
     """Writes `report.html`."""
     caption = "One noise draw per row; PSNR over all draws. Both maps of a row share a scale, black is no error."
     blocks = [
-        report.command(command_line(PROGRAM)),
+        report.command(command_line(PROGRAM, config)),
         report.figure_file(config.out / "figure.png", caption),
         report.heading("How good is one step?"),
         report.table(

@@ -97,7 +97,8 @@ def begin(config: Generate) -> Denoiser:
     without = ("out", "resume", "overwrite", "batch_size", "image", "face", "size", "sigma")
     settings = {k: v for k, v in asdict(config).items() if k not in without}
     settings |= {"denoiser": describe(denoiser), "keys": KEYS}
-    open_folder(config.out, settings, program=PROGRAM, resume=config.resume, overwrite=config.overwrite)
+    command = command_line(PROGRAM, config)
+    open_folder(config.out, settings, command=command, resume=config.resume, overwrite=config.overwrite)
     return denoiser
 
 
@@ -178,7 +179,7 @@ def write_report(config: Generate, all_chains: Sequence[Chains], moving: dict[st
         for method, pictures in moving.items()
     )
     blocks = [
-        report.command(command_line(PROGRAM)),
+        report.command(command_line(PROGRAM, config)),
         report.figure_file(config.out / "figure.png", f"Noise becomes a face: {steps}.{same}"),
         report.heading("How the first sample forms"),
         f'<div class="row">{animations}</div>',

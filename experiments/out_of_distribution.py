@@ -86,7 +86,8 @@ def begin(config: OutOfDistribution) -> list[Subject]:
     face = held_out_face(config.face, side) if config.reference is None else read_photo(config.reference, side)
     stranger = draw_panda(side) if config.image is None else truth
     settings = {**settings_of(config, denoiser, stranger, ()), "reference_sha256": digest(face)}
-    open_folder(config.out, settings, program=PROGRAM, resume=config.resume, overwrite=config.overwrite)
+    command = command_line(PROGRAM, config)
+    open_folder(config.out, settings, command=command, resume=config.resume, overwrite=config.overwrite)
     console = Console()
     told = f"sigma_y = {describe_sigma(config.sigma)}; {config.seeds} seeds, {config.steps} steps"
     console.print(told, highlight=False, soft_wrap=True)
@@ -175,16 +176,17 @@ def write_report(config: OutOfDistribution, results: Sequence[Result]) -> None:
     """Writes `report.html`."""
     name = stranger_name(config)
     blocks = [
-        report.command(command_line(PROGRAM)),
+        report.command(command_line(PROGRAM, config)),
         report.paragraph(
             f"A prior knows what it was trained on. Here a {name}, which it has never seen, is restored beside a face, "
-            "by the same methods, from the same damage and noise."
+            "by the same methods, from the same damage and noise. All counts are about these two images."
         ),
         report.figure_file(
             config.out / "figure.png", "One sample per method; PSNR over all seeds; maps share a scale."
         ),
+        report.heading("Could one have known without the truth?"),
         *(report.paragraph(sentence) for sentence in words(results)),
-        report.table(table(results), "mean over seeds; only the PSNR needs the truth"),
+        report.table(table(results), f"face → {name}, means over seeds; only the PSNR needs the truth"),
         report.heading("Denoising in one step"),
         report.figure_file(config.out / "one_step.png", "Both error maps share a scale; black is no error."),
     ]

@@ -11,7 +11,7 @@ from rich.console import Console
 from experiments.problems import KEYS, load_truth
 from jaxdiff import Denoiser
 from jaxdiff.runs.errors import UserError, check_positive
-from jaxdiff.runs.folder import describe, digest, open_folder
+from jaxdiff.runs.folder import command_line, describe, digest, open_folder
 from jaxdiff.runs.names import describe_sigma
 
 INTERRUPTED = "the same command with --resume goes on where this one stopped"
@@ -82,7 +82,8 @@ def begin(config: Config, program: str, *, ignore: Iterable[str] = ()) -> Experi
     if config.steps > denoiser.schedule.num_times:
         raise UserError(f"--steps must be between 1 and {denoiser.schedule.num_times}, got {config.steps}.")
     settings = settings_of(config, denoiser, truth, ignore)
-    open_folder(config.out, settings, program=program, resume=config.resume, overwrite=config.overwrite)
+    command = command_line(program, config)
+    open_folder(config.out, settings, command=command, resume=config.resume, overwrite=config.overwrite)
     console = Console()
     console.print(
         f"sigma_y = {describe_sigma(config.sigma)}; {config.seeds} seeds, {config.steps} steps",

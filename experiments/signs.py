@@ -10,6 +10,7 @@ from experiments.cells import Cell
 from experiments.problems import TASKS
 from experiments.setup import Config, Experiment
 from jaxdiff.runs.folder import Row
+from jaxdiff.runs.report import ABOUT_ONE
 from jaxdiff.runs.scores import NOT_AVAILABLE, mean_and_std
 
 SIGNS = {"residual_ratio": "residual / noise", "std": "std over seeds", "denoising_error": "denoising error"}
@@ -75,17 +76,18 @@ def compared(results: Sequence[Result]) -> list[tuple[str, str]]:
 
 
 def table(results: Sequence[Result]) -> list[Row]:
-    """Returns a row per task and method: PSNR of both, their difference, and the signs that need no truth."""
+    """Returns a row per task and method: PSNR, difference, and the signs that need no truth, face → stranger."""
+    face, stranger = results
     lines: list[Row] = []
     for task, method in compared(results):
-        face, stranger = (result.mean(task, method, "psnr") or 0.0 for result in results)
-        line: Row = {"task": TASKS.get(task, "denoising"), "method": method}
-        line |= {f"PSNR (dB): {r.subject.name}": told(r.values(task, method, "psnr"), 1) for r in results}
-        line["difference"] = f"{stranger - face:+.1f}"
+        psnrs = [told(result.values(task, method, "psnr"), 1) for result in results]
+        difference = (stranger.mean(task, method, "psnr") or 0.0) - (face.mean(task, method, "psnr") or 0.0)
+        line: Row = {"task": TASKS.get(task, "denoising"), "method": method, "PSNR (dB)": " → ".join(psnrs)}
+        line["difference"] = f"{difference:+.1f}"
         for column, label in SIGNS.items():
-            means = {r.subject.name: r.mean(task, method, column) for r in results}
             digits = 2 if column == "residual_ratio" else 3
-            line |= {f"{label}: {n}": NOT_AVAILABLE if m is None else f"{m:.{digits}f}" for n, m in means.items()}
+            means = [result.mean(task, method, column) for result in results]
+            line[label] = " → ".join(NOT_AVAILABLE if mean is None else f"{mean:.{digits}f}" for mean in means)
         lines.append(line)
     return lines
 
@@ -93,24 +95,40 @@ def table(results: Sequence[Result]) -> list[Row]:
 def words(results: Sequence[Result]) -> list[str]:
     """Says how much worse the stranger is restored, and which signs would have told."""
     name = results[1].subject.name
-    pairs = lambda column: [
-        (face, stranger)
-        for task, method in compared(results)
-        if task != "denoise"
-        and (face := results[0].mean(task, method, column)) is not None
-        and (stranger := results[1].mean(task, method, column)) is not None
-    ]
-    psnrs = pairs("psnr")
-    worse = np.mean([face - stranger for face, stranger in psnrs])
-    lower = sum(stranger < face for face, stranger in psnrs)
-    sentences = [f"PSNR: lower for the {name} in {lower} of {len(psnrs)} cases, by {worse:.1f} dB on average."]
+    worse = [face - stranger for pairs in paired(results, "psnr").values() for face, stranger in pairs]
+    lower = sum(difference > 0 for difference in worse)
+    sentences = [f"PSNR: lower for the {name} in {lower} of {len(worse)} cases, by {np.mean(worse):.1f} dB on average."]
     for column, label in SIGNS.items():
-        found = pairs(column)
-        if found:
-            larger = sum(stranger > face for face, stranger in found)
-            ratio = np.exp(np.mean(np.log([stranger / face for face, stranger in found])))
-            sentences.append(
-                f"{label.capitalize()}: larger for the {name} in {larger} of {len(found)} cases, {ratio:.1f} times "
-                "that of the face on average."
+        of_method = paired(results, column)
+        if not of_method:
+            continue
+        every = [pair for pairs in of_method.values() for pair in pairs]
+        counts = [f"{method} {_larger(pairs)} of {len(pairs)}" for method, pairs in of_method.items()]
+        ratio = np.exp(np.mean(np.log([stranger / face for face, stranger in every])))
+        sentences.append(
+            f"{label.capitalize()}: larger for the {name} in {_larger(every)} of {len(every)} cases "
+            f"({', '.join(counts)}), {ratio:.1f} times that of the face on average."
+        )
+        if column == "residual_ratio":
+            low, high = ABOUT_ONE
+            seen = sum(low <= face <= high and not low <= stranger <= high for face, stranger in every)
+            sentences[-1] += (
+                f" Seen alone it tells less: in {seen} of {len(every)} cases it is outside of {low:g} to {high:g} "
+                "while that of the face is inside."
             )
     return sentences
+
+
+def paired(results: Sequence[Result], column: str) -> dict[str, list[tuple[float, float]]]:
+    """Returns the means of face and stranger by method, a pair per task; those not available are left out."""
+    face, stranger = results
+    found: dict[str, list[tuple[float, float]]] = {}
+    for cell in face.cells:
+        means = [result.mean(cell.problem.task, cell.method, column) for result in (face, stranger)]
+        if means[0] is not None and means[1] is not None:
+            found.setdefault(cell.method, []).append((means[0], means[1]))
+    return found
+
+
+def _larger(pairs: Sequence[tuple[float, float]]) -> int:
+    return sum(stranger > face for face, stranger in pairs)

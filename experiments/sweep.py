@@ -45,7 +45,7 @@ from jaxdiff.lpips import LPIPS
 from jaxdiff.runs import report
 from jaxdiff.runs.errors import UserError, check_names, exit_on_user_error
 from jaxdiff.runs.folder import command_line, finish_folder, write_atomically, write_csv
-from jaxdiff.runs.names import METHODS, WEIGHTINGS
+from jaxdiff.runs.names import METHODS, WEIGHTINGS, describe_sigma
 from jaxdiff.runs.presets import Run, make_run
 from jaxdiff.runs.runner import draw
 from jaxdiff.runs.scores import NOT_AVAILABLE, load_lpips_nets, score
@@ -185,7 +185,7 @@ def record(curves: Sequence[Curve]) -> dict[str, Any]:
 def write_report(config: Sweep, experiment: Experiment, curves: Sequence[Curve]) -> None:
     """Writes the figures and `report.html`."""
     blocks = [
-        report.command(command_line(PROGRAM)),
+        report.command(command_line(PROGRAM, config)),
         report.paragraph(
             "Values are given in the units of the literature (256x256 images, 1000 steps); the tables also show what "
             "was used here. Bands are one standard deviation over seeds; a seed has the same noise at every value, "
@@ -204,7 +204,13 @@ def write_report(config: Sweep, experiment: Experiment, curves: Sequence[Curve])
             lines = [{k: v for k, v in line.items() if v != NOT_AVAILABLE} for line in curve.table()]
             blocks += [report.paragraph(" ".join(curve.words())), report.table(lines)]
     write_image(config.out / "images.png", figure(experiment, curves))
-    blocks += [report.heading("Settings"), report.settings(record(curves))]
+    shared = {
+        "prior": config.prior,
+        "steps": config.steps,
+        "seeds": config.seeds,
+        "sigma_y": describe_sigma(config.sigma),
+    }
+    blocks += [report.heading("Settings"), report.settings({**shared, "operators": record(curves)["operators"]})]
     report.write_page(config.out / "report.html", "Sweep of hyper-parameters", blocks)
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 from dataclasses import replace
 
 import jax.numpy as jnp
@@ -77,7 +78,8 @@ def test_inpainting_fills_the_hole_and_nothing_else(prior, folder, capsys):
     assert written >= {"config.json", "command.txt", "env.json", "measurement.npz", "metrics.csv", "grid.png"}
     assert written >= {"mean.png", "std.png", "process.gif", "report.html"}
     assert json.loads((out / "config.json").read_text())["settings"]["damaged"] == "photo.png"
-    assert (out / "command.txt").read_text().startswith("jaxdiff ")
+    repeat = shlex.split((out / "command.txt").read_text())
+    assert repeat == ["jaxdiff", *f"restore photo.png --mask mask.png --samples 2 --prior {prior} --steps 4".split()]
     assert "not evidence" in (out / "report.html").read_text()
     assert len(list(ImageSequence.Iterator(Image.open(out / "process.gif")))) == 4
 

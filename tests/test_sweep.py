@@ -1,6 +1,7 @@
 """A sweep is the loop of single runs in one program; it says what is best, and how often it was compiled."""
 
 import csv
+import doctest
 import json
 import sys
 from dataclasses import replace
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments import sweep
+from experiments import grids, sweep
 from experiments.chains import PerChain, count_compilations, join
 from experiments.curves import Curve, Point, between_neighbours, draw_curves, markdown_table
 from experiments.grids import Grid, read_gammas, read_zetas
@@ -111,6 +112,7 @@ def test_the_best_is_told_in_words():
 
 
 def test_values_are_read():
+    assert doctest.testmod(grids).failed == 0
     assert read_zetas("0.1, 0.3,1.0") == [(0.1,), (0.3,), (1.0,)]
     values = np.array(read_zetas("0.05:2:12"))[:, 0]
     assert (values[0], values[-1], len(values)) == (0.05, 2.0, 12)

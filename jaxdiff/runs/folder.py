@@ -7,8 +7,8 @@ import os
 import platform
 import shlex
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -95,18 +95,31 @@ def describe(denoiser: Denoiser) -> dict[str, Any]:
     }
 
 
-def command_line(program: str) -> str:
-    """Returns the command that was given, to be repeated."""
-    return shlex.join([*program.split(), *sys.argv[1:]])
+def command_line(program: str, config: Any) -> str:
+    """Returns the command that gives a script its settings: what must be given, and what is not the default.
+
+    Args:
+        program: how the script is called.
+        config: the dataclass of its flags; required ones are given by position.
+    """
+    words = program.split()
+    for flag in fields(config):
+        value = getattr(config, flag.name)
+        if flag.default is MISSING:
+            words.append(str(value))
+        elif value != flag.default and flag.name not in ("resume", "overwrite"):
+            words.append(f"--{flag.name.replace('_', '-')}")
+            words += [] if value is True else map(str, value) if isinstance(value, tuple) else [str(value)]
+    return shlex.join(words)
 
 
-def open_folder(path: Path, settings: Mapping[str, Any], *, program: str, resume: bool, overwrite: bool) -> None:
+def open_folder(path: Path, settings: Mapping[str, Any], *, command: str, resume: bool, overwrite: bool) -> None:
     """Makes a result folder with `config.json`, `command.txt` and `env.json`, or finds the one to go on with.
 
     Args:
         path: the folder.
         settings: everything that decides the numbers, beside the environment.
-        program: how the script is called, for the command to repeat.
+        command: what makes these results again.
         resume: go on with what an interrupted run of the same settings has left.
         overwrite: remove the samples of whatever run was there.
 
@@ -131,7 +144,7 @@ def open_folder(path: Path, settings: Mapping[str, Any], *, program: str, resume
     except OSError as error:
         raise UserError(f"cannot write to {path}: {error.strerror}; choose another --out.") from error
     write_json(path / "env.json", environment())
-    write_atomically(path / "command.txt", command_line(program) + "\n")
+    write_atomically(path / "command.txt", command + "\n")
     write_json(config, {"settings": settings})
 
 

@@ -23,7 +23,7 @@ from jaxdiff.runs.request import Restore
 from jaxdiff.runs.runner import Drawn, draw
 from jaxdiff.runs.scores import load_lpips_nets, mean_and_std, residual_text, score
 
-PROGRAM = "jaxdiff"
+PROGRAM = "jaxdiff restore"
 NOT_EVIDENCE = (
     "What the data do not say is invented by the prior. A restored face is a sample from a model, not evidence of who "
     "is in a picture."
@@ -45,7 +45,8 @@ def restore(request: Restore) -> None:
     damage = read_damage(request, denoiser.image_shape[0], console)
     run = set_up(request, denoiser, damage)
     settings = settings_of(request, denoiser, damage)
-    open_folder(request.folder, settings, program=PROGRAM, resume=request.resume, overwrite=request.overwrite)
+    command = command_line(PROGRAM, request)
+    open_folder(request.folder, settings, command=command, resume=request.resume, overwrite=request.overwrite)
     used = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in run.settings.items())
     say(console, f"{METHODS[request.chosen_method]}: {used}; {request.samples} samples")
     keys = jax.random.split(jax.random.fold_in(jax.random.key(request.seed), 2), request.samples)
@@ -157,7 +158,7 @@ def at_own_size(damage: Damage, x: Float[np.ndarray, "h w 3"]) -> Float[np.ndarr
 def write_report(request: Restore, damage: Damage, drawn: Drawn, rows: list[Row], found: dict[str, Any]) -> None:
     """Writes `report.html`."""
     blocks = [
-        report.command(command_line(PROGRAM)),
+        report.command(command_line(PROGRAM, request)),
         report.paragraph(f"{damage.fit.describe()}. Noise: {describe_sigma(damage.sigma_y)}."),
         report.samples_section(
             f"{TASKS[request.task]}, {METHODS[request.chosen_method]}",
