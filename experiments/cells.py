@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from experiments.problems import TASKS, Problem, sample_keys
 from experiments.setup import Config, Experiment
-from jaxdiff.images import write_image
+from jaxdiff.images import heat, write_image
 from jaxdiff.lpips import LPIPS
 from jaxdiff.operators import observed
 from jaxdiff.runs import report
@@ -91,8 +91,9 @@ def brightest(cells: Sequence[Cell]) -> float:
 
 
 def write_cells(config: Config, experiment: Experiment, cells: Sequence[Cell]) -> None:
-    """Writes the truth, every measurement, posterior mean and sample (clipped to [-1, 1]), and `measurements.npz`."""
+    """Writes the truth, every measurement and sample, their mean and spread as PNGs, and `measurements.npz`."""
     write_image(config.out / "truth.png", experiment.truth)
+    vmax = brightest(cells)
     arrays: dict[str, Array] = {}
     for cell in cells:
         problem, name = cell.problem, cell.file_name
@@ -100,6 +101,7 @@ def write_cells(config: Config, experiment: Experiment, cells: Sequence[Cell]) -
         arrays[f"{problem.task}_observed"] = observed(problem.operator, problem.y)
         write_image(config.out / f"{problem.task}_measurement.png", problem.y)
         write_image(config.out / f"{name}_mean.png", np.clip(cell.drawn.samples, -1, 1).mean(0))
+        write_image(config.out / f"{name}_std.png", heat(cell.std, vmax))
         for k, x in enumerate(cell.drawn.samples):
             write_image(config.out / "samples" / f"{name}_{k}.png", x)
     write_npz(config.out / "measurements.npz", truth=experiment.truth, sigma_y=config.sigma, **arrays)
