@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import jax
@@ -54,7 +55,7 @@ class Line:
         """Of every sample."""
         return np.array([[row["psnr"] for row in cell.rows] for cell in self.cells], float)
 
-    @property
+    @cached_property
     def distance(self) -> Float[np.ndarray, "starts seeds"]:
         """Of every sample to the measurement, in [-1, 1] units."""
         problem = self.cells[0].problem

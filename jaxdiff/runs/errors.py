@@ -21,8 +21,8 @@ def exit_on_user_error(how_to_go_on: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error
-        _end(f"error: {where}", 2)
+        where = f"{error.filename}: " if error.filename else ""
+        _end(f"error: {where}{error.strerror or error}.", 2)
     except KeyboardInterrupt:
         _end(f"interrupted; {how_to_go_on}.", 130)
     except ValueError as error:

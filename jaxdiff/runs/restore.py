@@ -12,7 +12,7 @@ from rich.console import Console
 from jaxdiff.checkpoint import load_prior
 from jaxdiff.denoiser import Denoiser
 from jaxdiff.images import heat, labelled_grid, write_gif, write_image
-from jaxdiff.operators import observed
+from jaxdiff.operators import observed, residual_ratio
 from jaxdiff.runs import report
 from jaxdiff.runs.damage import Damage, read_damage, say
 from jaxdiff.runs.errors import UserError
@@ -59,7 +59,12 @@ def restore(request: Restore) -> None:
         batch_size=request.batch_size,
         residual=residual_text(damage.operator, damage.y, damage.sigma_y),
     )
-    write_results(request, damage, run, replace(drawn, samples=known_kept(request, damage, drawn.samples)), console)
+    kept = known_kept(request, damage, drawn.samples)
+    rows = write_results(request, damage, run, replace(drawn, samples=kept), console)
+    say(console, summary(rows, drawn))
+    say(console, agreement(damage, drawn.samples, rows))
+    say(console, NOT_EVIDENCE)
+    say(console, f"written to {request.folder}: report.html, grid.png, restored_0.png ..., metrics.csv")
 
 
 def set_up(request: Restore, denoiser: Denoiser, damage: Damage) -> Run:
@@ -98,8 +103,8 @@ def known_kept(request: Restore, damage: Damage, samples: Float[np.ndarray, "n h
     return np.where(np.asarray(observed(damage.operator, damage.y)) > 0, np.asarray(damage.y), clipped)
 
 
-def write_results(request: Restore, damage: Damage, run: Run, drawn: Drawn, console: Console) -> None:
-    """Writes pictures, scores and the report, and says what they show."""
+def write_results(request: Restore, damage: Damage, run: Run, drawn: Drawn, console: Console) -> list[Row]:
+    """Writes pictures, scores and the report; returns the scores."""
     out, samples = request.folder, drawn.samples
     nets, missing = load_lpips_nets() if damage.truth is not None else ({}, [])
     rows = score(samples, damage.operator, damage.y, damage.sigma_y, truth=damage.truth, nets=nets)
@@ -117,12 +122,18 @@ def write_results(request: Restore, damage: Damage, run: Run, drawn: Drawn, cons
     found = {"method": request.chosen_method, "hyper_parameters": run.settings, "seconds": asdict(drawn.timing)}
     finish_folder(out, found)
     write_report(request, damage, drawn, rows, found)
-    say(console, summary(rows, drawn))
-    say(console, report.verdict(rows))
     for message in missing:
         console.print(f"LPIPS reads n/a: {message}", soft_wrap=True, highlight=False, style="dim")
-    say(console, NOT_EVIDENCE)
-    say(console, f"written to {out}: report.html, grid.png, restored_0.png ..., metrics.csv")
+    return rows
+
+
+def agreement(damage: Damage, samples: Float[np.ndarray, "n h w 3"], rows: list[Row]) -> str:
+    """Says how well samples, as they were drawn, agree with the data."""
+    if damage.sigma_y > 0:
+        return report.verdict(rows)
+    missed = float(np.mean([residual_ratio(damage.operator, damage.y, np.clip(x, -1, 1), 1.0) for x in samples]))
+    put_back = "; then these were put back" if damage.hidden is not None else ""
+    return f"The samples missed the data by {missed * 127.5:.1f} of 255 steps (root mean square){put_back}."
 
 
 def write_pictures(out: Path, damage: Damage, drawn: Drawn) -> None:
