@@ -21,12 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from jaxtyping import Array, Float, Int, PRNGKeyArray
-from rich.console import Console
 
 from experiments.levels import Level, markdown, quality, uncertainty, verdict
-from experiments.problems import load_truth, sample_keys
+from experiments.problems import sample_keys
 from experiments.published import is_ffhq_256
-from experiments.setup import INTERRUPTED, Config, Experiment, settings_of
+from experiments.setup import INTERRUPTED, Config, Experiment, load, open_results, settings_of
 from jaxdiff import Denoiser, tweedie_variance
 from jaxdiff.images import heat, labelled_grid, to_uint8, write_gif, write_image
 from jaxdiff.lpips import LPIPS
@@ -35,7 +34,6 @@ from jaxdiff.runs.errors import UserError, check_positive, exit_on_user_error
 from jaxdiff.runs.folder import (
     command_line,
     finish_folder,
-    open_folder,
     read_npz,
     write_atomically,
     write_csv,
@@ -69,17 +67,13 @@ class Denoise(Config):
 
 def begin(config: Denoise) -> tuple[Experiment, list[int]]:
     """Checks the flags, loads prior and image, and opens the result folder; returns the times, too."""
-    check_positive(seeds=config.seeds, probes=config.probes, batch_size=config.batch_size)
-    if config.face < 0:
-        raise UserError(f"--face must be zero or positive, got {config.face}.")
-    denoiser, truth = load_truth(config.prior, config.image, config.face, config.size)
-    last = denoiser.schedule.num_times - 1
+    check_positive(probes=config.probes)
+    experiment = load(config)
+    last = experiment.denoiser.schedule.num_times - 1
     if not config.times or not all(0 <= t <= last for t in config.times):
         raise UserError(f"--times must be one or more numbers from 0 to {last}, got {config.times}.")
-    settings = settings_of(config, denoiser, truth, ("steps", "sigma"))
-    command = command_line(PROGRAM, config)
-    open_folder(config.out, settings, command=command, resume=config.resume, overwrite=config.overwrite)
-    return Experiment(denoiser, truth, Console()), sorted(set(config.times))
+    open_results(config, PROGRAM, settings_of(config, experiment, ("steps", "sigma")))
+    return experiment, sorted(set(config.times))
 
 
 @partial(jax.jit, static_argnames=("num_probes", "batch_size"))

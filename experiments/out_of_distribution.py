@@ -21,24 +21,23 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from jaxtyping import Array, Float, PRNGKeyArray
-from rich.console import Console
 
 from experiments.cells import brightest, record, run_cell, sections, write_cells
 from experiments.levels import markdown
 from experiments.panda import draw_panda
-from experiments.problems import KINDS, TASKS, held_out_face, load_truth, make_problem, read_photo, sample_keys
+from experiments.problems import KINDS, TASKS, held_out_face, make_problem, read_photo, sample_keys
 from experiments.published import is_ffhq_256
 from experiments.realism import denoising_error
-from experiments.setup import INTERRUPTED, Config, Experiment, settings_of
+from experiments.setup import INTERRUPTED, Config, Experiment, load, open_results, settings_of, tell_noise
 from experiments.signs import Result, Subject, std_of, table, told, words
 from jaxdiff import Denoiser
 from jaxdiff.images import heat, labelled_grid, write_image
 from jaxdiff.lpips import LPIPS
 from jaxdiff.operators import Identity
 from jaxdiff.runs import report
-from jaxdiff.runs.errors import UserError, check_names, check_positive, exit_on_user_error
-from jaxdiff.runs.folder import command_line, digest, finish_folder, open_folder, write_atomically, write_csv
-from jaxdiff.runs.names import METHODS, describe_sigma
+from jaxdiff.runs.errors import UserError, check_names, exit_on_user_error
+from jaxdiff.runs.folder import command_line, digest, finish_folder, write_atomically, write_csv
+from jaxdiff.runs.names import METHODS
 from jaxdiff.runs.presets import make_run
 from jaxdiff.runs.scores import load_lpips_nets, score
 from jaxdiff.sampling import perturb
@@ -70,27 +69,18 @@ class OutOfDistribution(Config):
 
 def begin(config: OutOfDistribution) -> list[Subject]:
     """Checks the flags, loads prior and images, and opens the result folder; returns the face and the stranger."""
-    if not 0 <= config.sigma < float("inf"):
-        raise UserError(f"--sigma must be zero or positive, got {config.sigma}.")
-    check_positive(seeds=config.seeds, steps=config.steps, batch_size=config.batch_size)
-    if config.face < 0:
-        raise UserError(f"--face must be zero or positive, got {config.face}.")
-    denoiser, truth = load_truth(config.prior, config.image, config.face, config.size)
-    num_times, side = denoiser.schedule.num_times, truth.shape[0]
-    if config.steps > num_times:
-        raise UserError(f"--steps must be between 1 and {num_times}, got {config.steps}.")
+    experiment = load(config)
+    denoiser, console = experiment.denoiser, experiment.console
+    num_times, side = denoiser.schedule.num_times, denoiser.image_shape[0]
     if not 0 <= config.denoise_at < num_times:
         raise UserError(f"--denoise-at must be a time from 0 to {num_times - 1}, got {config.denoise_at}.")
     if is_ffhq_256(denoiser) and config.reference is None:
         raise UserError("--reference must name a photo of a face: to this prior a drawn face is a stranger, too.")
     face = held_out_face(config.face, side) if config.reference is None else read_photo(config.reference, side)
-    stranger = draw_panda(side) if config.image is None else truth
-    settings = {**settings_of(config, denoiser, stranger, ()), "reference_sha256": digest(face)}
-    command = command_line(PROGRAM, config)
-    open_folder(config.out, settings, command=command, resume=config.resume, overwrite=config.overwrite)
-    console = Console()
-    told = f"sigma_y = {describe_sigma(config.sigma)}; {config.seeds} seeds, {config.steps} steps"
-    console.print(told, highlight=False, soft_wrap=True)
+    stranger = draw_panda(side) if config.image is None else experiment.truth
+    settings = settings_of(config, replace(experiment, truth=stranger)) | {"reference_sha256": digest(face)}
+    open_results(config, PROGRAM, settings)
+    tell_noise(config, experiment)
     subjects = []
     for folder, name, image in (("face", "face", face), ("stranger", stranger_name(config), stranger)):
         own = replace(config, out=config.out / "samples" / folder)

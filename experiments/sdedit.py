@@ -28,9 +28,8 @@ from experiments.curves import check_matplotlib
 from experiments.levels import markdown
 from experiments.problems import KINDS, TASKS, make_problem
 from experiments.realism import judge, reference_faces
-from experiments.setup import INTERRUPTED, Config, Experiment, begin
+from experiments.setup import INTERRUPTED, Config, Experiment, load, open_results, settings_of, tell_noise
 from experiments.starts import Line, draw_curve, table
-from jaxdiff import load_prior
 from jaxdiff.images import labelled_grid, write_image
 from jaxdiff.lpips import LPIPS
 from jaxdiff.runs import report
@@ -56,9 +55,8 @@ class Starts(Config):
     """Folder of the results."""
 
 
-def read_starts(config: Starts) -> list[int]:
+def read_starts(config: Starts, num_times: int) -> list[int]:
     """Returns the start times in order; anything amiss ends the script."""
-    num_times = load_prior(config.prior).schedule.num_times
     if not config.starts or not all(0 <= start < num_times for start in config.starts):
         raise UserError(f"--starts must be one or more times from 0 to {num_times - 1}, got {config.starts}.")
     if config.references is not None and config.references < 10:
@@ -144,9 +142,10 @@ def main(config: Starts) -> None:
     """Runs all starts on all tasks and writes the folder."""
     check_matplotlib()
     tasks = check_names(config.tasks, list(TASKS), "task")
-    starts = read_starts(config)
-    experiment = begin(config, PROGRAM)
-    console = experiment.console
+    experiment = load(config)
+    starts, console = read_starts(config, experiment.denoiser.schedule.num_times), experiment.console
+    open_results(config, PROGRAM, settings_of(config, experiment))
+    tell_noise(config, experiment)
     nets, missing = load_lpips_nets()
     lines = judge_tasks(config, experiment, [run_task(config, experiment, task, starts, nets) for task in tasks])
     cells = [cell for line in lines for cell in line.cells]

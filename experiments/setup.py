@@ -1,6 +1,6 @@
 """What all experiments on one image share: their flags, their result folder, and how they begin."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -62,16 +62,11 @@ class Experiment:
     console: Console
 
 
-def begin(config: Config, program: str, *, ignore: Iterable[str] = ()) -> Experiment:
-    """Checks the flags, loads prior and image, and opens the result folder.
-
-    Args:
-        config: the flags.
-        program: how the script is called.
-        ignore: flags that do not decide any number.
+def load(config: Config) -> Experiment:
+    """Checks the flags, and loads prior and image.
 
     Raises:
-        UserError: if a flag, a file or the folder is not usable.
+        UserError: if a flag or a file is not usable.
     """
     if not 0 <= config.sigma < float("inf"):
         raise UserError(f"--sigma must be zero or positive, got {config.sigma}.")
@@ -81,27 +76,45 @@ def begin(config: Config, program: str, *, ignore: Iterable[str] = ()) -> Experi
     denoiser, truth = load_truth(config.prior, config.image, config.face, config.size)
     if config.steps > denoiser.schedule.num_times:
         raise UserError(f"--steps must be between 1 and {denoiser.schedule.num_times}, got {config.steps}.")
-    settings = settings_of(config, denoiser, truth, ignore)
+    return Experiment(denoiser, truth, Console())
+
+
+def open_results(config: Config, program: str, settings: Mapping[str, Any]) -> None:
+    """Opens the result folder.
+
+    Args:
+        config: the flags.
+        program: how the script is called.
+        settings: everything that decides the numbers, as from `settings_of`.
+
+    Raises:
+        UserError: if the folder cannot be used.
+    """
     command = command_line(program, config)
     open_folder(config.out, settings, command=command, resume=config.resume, overwrite=config.overwrite)
-    console = Console()
-    console.print(
-        f"sigma_y = {describe_sigma(config.sigma)}; {config.seeds} seeds, {config.steps} steps",
-        highlight=False,
-        soft_wrap=True,
-    )
-    return Experiment(denoiser, truth, console)
 
 
-def settings_of(
-    config: Config, denoiser: Denoiser, truth: Float[Array, "h w 3"], ignore: Iterable[str]
-) -> dict[str, Any]:
+def begin(config: Config, program: str, *, without: Iterable[str] = ()) -> Experiment:
+    """Does both, and says what the noise is; flags in `without` decide no number."""
+    experiment = load(config)
+    open_results(config, program, settings_of(config, experiment, without))
+    tell_noise(config, experiment)
+    return experiment
+
+
+def tell_noise(config: Config, experiment: Experiment) -> None:
+    """Prints noise level, number of samples and steps."""
+    told = f"sigma_y = {describe_sigma(config.sigma)}; {config.seeds} seeds, {config.steps} steps"
+    experiment.console.print(told, highlight=False, soft_wrap=True)
+
+
+def settings_of(config: Config, experiment: Experiment, without: Iterable[str] = ()) -> dict[str, Any]:
     """Everything that decides the numbers; a folder is continued only if all of it is the same."""
-    without = {"out", "resume", "overwrite", "batch_size", *ignore}
+    left_out = {"out", "resume", "overwrite", "batch_size", *without}
     return {
-        **{k: v for k, v in asdict(config).items() if k not in without},
-        "image_sha256": digest(truth),
+        **{k: v for k, v in asdict(config).items() if k not in left_out},
+        "image_sha256": digest(experiment.truth),
         "sigma_y": {"in [-1, 1] units": config.sigma, "in [0, 1] units": config.sigma / 2},
-        "denoiser": describe(denoiser),
+        "denoiser": describe(experiment.denoiser),
         "keys": KEYS,
     }

@@ -218,7 +218,7 @@ def main(config: Sweep) -> None:
     """Runs the sweep and writes its folder."""
     check_matplotlib()
     tasks, grids = check_names(config.tasks, list(TASKS), "task"), read_grids(config)
-    experiment = begin(config, PROGRAM, ignore=("refine",))
+    experiment = begin(config, PROGRAM, without=("refine",))
     nets, missing = load_lpips_nets()
     curves = []
     for task in tasks:
