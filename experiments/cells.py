@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float
 
-from experiments.problems import TASKS, Problem, sample_keys
+from experiments.problems import TASKS, Problem
 from experiments.setup import Config, Experiment
 from jaxdiff.images import heat, write_image
 from jaxdiff.lpips import LPIPS
@@ -15,7 +15,7 @@ from jaxdiff.operators import observed
 from jaxdiff.runs import report
 from jaxdiff.runs.folder import Row, write_npz
 from jaxdiff.runs.presets import Run
-from jaxdiff.runs.runner import Drawn, draw
+from jaxdiff.runs.runner import Drawn, draw, sample_keys
 from jaxdiff.runs.scores import mean_and_std, residual_text, score
 
 

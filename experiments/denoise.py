@@ -23,7 +23,6 @@ import tyro
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from experiments.levels import Level, markdown, quality, uncertainty, verdict
-from experiments.problems import sample_keys
 from experiments.published import is_ffhq_256
 from experiments.setup import INTERRUPTED, Config, Experiment, load, open_results, settings_of
 from jaxdiff import Denoiser, tweedie_variance
@@ -39,6 +38,7 @@ from jaxdiff.runs.folder import (
     write_csv,
     write_npz,
 )
+from jaxdiff.runs.runner import sample_keys
 from jaxdiff.runs.scores import load_lpips_nets
 from jaxdiff.sampling import perturb
 

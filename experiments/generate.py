@@ -23,7 +23,7 @@ import tyro
 from jaxtyping import Array, Float, Int
 from rich.console import Console
 
-from experiments.problems import KEYS, sample_keys
+from experiments.problems import KEYS
 from experiments.setup import INTERRUPTED, Config
 from jaxdiff import DDIM, DDPM, Denoiser, load_prior, time_grid
 from jaxdiff.images import labelled_grid, to_uint8, write_gif, write_image
@@ -31,7 +31,7 @@ from jaxdiff.runs import report
 from jaxdiff.runs.errors import UserError, check_names, check_positive, exit_on_user_error
 from jaxdiff.runs.folder import command_line, describe, finish_folder, open_folder
 from jaxdiff.runs.presets import Run
-from jaxdiff.runs.runner import Timing, draw
+from jaxdiff.runs.runner import Timing, draw, sample_keys
 
 PROGRAM = "python -m experiments.generate"
 METHODS = {"ddpm": "DDPM", "ddim": "DDIM"}

@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from experiments.cells import brightest, record, run_cell, sections, write_cells
 from experiments.levels import markdown
 from experiments.panda import draw_panda
-from experiments.problems import KINDS, TASKS, held_out_face, make_problem, read_photo, sample_keys
+from experiments.problems import KINDS, TASKS, held_out_face, make_problem, read_photo
 from experiments.published import is_ffhq_256
 from experiments.realism import denoising_error
 from experiments.setup import INTERRUPTED, Config, Experiment, load, open_results, settings_of, tell_noise
@@ -39,6 +39,7 @@ from jaxdiff.runs.errors import UserError, check_names, exit_on_user_error
 from jaxdiff.runs.folder import command_line, digest, finish_folder, write_atomically, write_csv
 from jaxdiff.runs.names import METHODS
 from jaxdiff.runs.presets import make_run
+from jaxdiff.runs.runner import sample_keys
 from jaxdiff.runs.scores import load_lpips_nets, score
 from jaxdiff.sampling import perturb
 

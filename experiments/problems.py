@@ -65,12 +65,6 @@ def make_operator(task: str, image_shape: tuple[int, int, int], key: PRNGKeyArra
     return GaussianBlur(std), {"std_pixels": std}
 
 
-def sample_keys(seed: int, count: int) -> PRNGKeyArray:
-    """Returns the keys of samples 0, 1, ...; the same for all tasks and methods."""
-    root = jax.random.fold_in(jax.random.key(seed), 2)
-    return jax.vmap(lambda k: jax.random.fold_in(root, k))(jnp.arange(count))
-
-
 KEYS = (
     "root = jax.random.key(seed); mask of a task: fold_in(fold_in(root, 0), task index); noise of its measurement: "
     "fold_in(fold_in(root, 1), task index); sample k, for all tasks and methods: fold_in(fold_in(root, 2), k); "

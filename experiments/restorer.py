@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
-from experiments.problems import sample_keys
 from jaxdiff import Denoiser, sample_segments
 from jaxdiff.images import heat
 from jaxdiff.operators import Mask, measure
@@ -20,7 +19,7 @@ from jaxdiff.runs.errors import UserError, check_positive
 from jaxdiff.runs.names import METHODS
 from jaxdiff.runs.pictures import Fit, check_hidden, read_picture
 from jaxdiff.runs.presets import make_run
-from jaxdiff.runs.runner import SNAPSHOTS, compile_meter
+from jaxdiff.runs.runner import SNAPSHOTS, compile_meter, sample_keys
 from jaxdiff.runs.scores import residual_text, score
 
 HINT = "paint over what is to be hidden, and leave something to go by"

@@ -38,7 +38,7 @@ from experiments.curves import (
     markdown_table,
 )
 from experiments.grids import Grid, Numbers, read_gammas, read_zetas, told
-from experiments.problems import KINDS, TASKS, Problem, make_problem, sample_keys
+from experiments.problems import KINDS, TASKS, Problem, make_problem
 from experiments.setup import INTERRUPTED, Config, Experiment, begin
 from jaxdiff.images import labelled_grid, write_image
 from jaxdiff.lpips import LPIPS
@@ -47,7 +47,7 @@ from jaxdiff.runs.errors import UserError, check_names, exit_on_user_error
 from jaxdiff.runs.folder import command_line, finish_folder, write_atomically, write_csv
 from jaxdiff.runs.names import METHODS, WEIGHTINGS, describe_sigma
 from jaxdiff.runs.presets import Run, make_run
-from jaxdiff.runs.runner import draw
+from jaxdiff.runs.runner import draw, sample_keys
 from jaxdiff.runs.scores import NOT_AVAILABLE, load_lpips_nets, score
 
 PROGRAM = "python -m experiments.sweep"

@@ -12,12 +12,12 @@ import pytest
 
 from experiments import denoise, generate
 from experiments.levels import Level, markdown, quality, rank_correlation
-from experiments.problems import sample_keys
 from jaxdiff import DDIM, DDPM, Denoiser, load_prior, sample_many, time_grid, tweedie_variance
 from jaxdiff.checkpoint import PriorConfig, save_prior
 from jaxdiff.images import read_image, write_image
 from jaxdiff.metrics import psnr
 from jaxdiff.runs.errors import UserError
+from jaxdiff.runs.runner import sample_keys
 from jaxdiff.schedule import linear
 from jaxdiff.unet import UNetConfig
 from tests.conftest import gaussian_denoiser, random_weights

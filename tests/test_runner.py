@@ -10,7 +10,7 @@ from jaxdiff.operators import residual_ratio
 from jaxdiff.runs import runner
 from jaxdiff.runs.errors import UserError
 from jaxdiff.runs.presets import Run
-from jaxdiff.runs.runner import draw
+from jaxdiff.runs.runner import draw, sample_keys
 from jaxdiff.runs.scores import residual_text
 from tests.conftest import SIGMA_Y, small_problem
 
@@ -111,3 +111,9 @@ def test_the_residual_is_told_in_units_of_the_noise():
     ratios = [float(residual_ratio(operator, y, one, SIGMA_Y)) for one in x]
     assert residual_text(operator, y, SIGMA_Y)(x) == f"residual {np.mean(ratios):.2f} x noise"
     assert residual_text(operator, y, 0.0)(x) == f"residual {np.mean(ratios) * SIGMA_Y:.3f}"
+
+
+def test_more_samples_change_none_of_the_first():
+    few, more = (jax.random.key_data(sample_keys(0, count)) for count in (3, 5))
+    np.testing.assert_array_equal(more[:3], few)
+    assert len(np.unique(more, axis=0)) == 5

@@ -20,7 +20,7 @@ from jaxdiff.runs.folder import Row, command_line, describe, digest, finish_fold
 from jaxdiff.runs.names import METHODS, TASKS, describe_sigma
 from jaxdiff.runs.presets import HyperParameters, Run, make_run
 from jaxdiff.runs.request import Restore
-from jaxdiff.runs.runner import Drawn, draw
+from jaxdiff.runs.runner import Drawn, draw, sample_keys
 from jaxdiff.runs.scores import load_lpips_nets, mean_and_std, residual_text, score
 
 PROGRAM = "jaxdiff restore"
@@ -49,7 +49,7 @@ def restore(request: Restore) -> None:
     open_folder(request.folder, settings, command=command, resume=request.resume, overwrite=request.overwrite)
     used = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in run.settings.items())
     say(console, f"{METHODS[request.chosen_method]}: {used}; {request.samples} samples")
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(request.seed), 2), request.samples)
+    keys = sample_keys(request.seed, request.samples)
     drawn = draw(
         TASKS[request.task],
         run,
@@ -91,7 +91,7 @@ def settings_of(request: Restore, denoiser: Denoiser, damage: Damage) -> dict[st
         "sigma_y": describe_sigma(damage.sigma_y),
         "denoiser": describe(denoiser),
         "keys": "root = jax.random.key(seed); noise of --simulate: fold_in(root, 1); "
-        "sample k: split(fold_in(root, 2), samples)[k]; step from t: fold_in(sample key, t)",
+        "sample k: fold_in(fold_in(root, 2), k); step from t: fold_in(sample key, t)",
     }
 
 

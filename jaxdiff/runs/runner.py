@@ -136,6 +136,12 @@ class _Sitting:
         )
 
 
+def sample_keys(seed: int, count: int) -> PRNGKeyArray:
+    """Returns the keys of samples 0, 1, ...; asking for more of them changes none."""
+    root = jax.random.fold_in(jax.random.key(seed), 2)
+    return jax.vmap(lambda k: jax.random.fold_in(root, k))(jnp.arange(count))
+
+
 def draw(
     title: str,
     run: Run,
