@@ -90,21 +90,27 @@ def brightest(cells: Sequence[Cell]) -> float:
     return max(*(float(np.quantile(cell.std, 0.99)) for cell in cells), 1e-6)
 
 
+def write_measurements(config: Config, experiment: Experiment, problems: Sequence[Problem]) -> None:
+    """Writes the truth, every measurement, and which of its entries are known, to `measurements.npz`."""
+    arrays: dict[str, Array] = {}
+    for problem in problems:
+        arrays[f"{problem.task}_y"] = problem.y
+        arrays[f"{problem.task}_observed"] = observed(problem.operator, problem.y)
+    write_npz(config.out / "measurements.npz", truth=experiment.truth, sigma_y=config.sigma, **arrays)
+
+
 def write_cells(config: Config, experiment: Experiment, cells: Sequence[Cell]) -> None:
     """Writes the truth, every measurement and sample, their mean and spread as PNGs, and `measurements.npz`."""
     write_image(config.out / "truth.png", experiment.truth)
     vmax = brightest(cells)
-    arrays: dict[str, Array] = {}
     for cell in cells:
         problem, name = cell.problem, cell.file_name
-        arrays[f"{problem.task}_y"] = problem.y
-        arrays[f"{problem.task}_observed"] = observed(problem.operator, problem.y)
         write_image(config.out / f"{problem.task}_measurement.png", problem.y)
         write_image(config.out / f"{name}_mean.png", np.clip(cell.drawn.samples, -1, 1).mean(0))
         write_image(config.out / f"{name}_std.png", heat(cell.std, vmax))
         for k, x in enumerate(cell.drawn.samples):
             write_image(config.out / "samples" / f"{name}_{k}.png", x)
-    write_npz(config.out / "measurements.npz", truth=experiment.truth, sigma_y=config.sigma, **arrays)
+    write_measurements(config, experiment, [cell.problem for cell in cells])
 
 
 def sections(experiment: Experiment, cells: Sequence[Cell]) -> list[str]:

@@ -13,8 +13,9 @@ The best value is the one of the highest PSNR, which needs the truth. Without it
 ratio to look at: about 1 where a sample fits the data as well as their noise allows.
 
 Writes `report.html` with the curves, `TASK_METHOD.png` (the curves alone), `images.png` (what the smallest, the best
-and the largest value give), `table.md`, `metrics.csv` (a row per task, method, value and seed), `config.json`, and all
-samples (`samples/*.npz`, values x seeds). `--resume` goes on with an interrupted run, also with another `--refine`.
+and the largest value give), `table.md`, `metrics.csv` (a row per task, method, value and seed), `measurements.npz`,
+`config.json`, and all samples (`samples/*.npz`, values x seeds). `--resume` goes on with an interrupted run, also
+with another `--refine`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,7 @@ import numpy as np
 import tyro
 from jaxtyping import Float
 
-from experiments.cells import file_name
+from experiments.cells import file_name, write_measurements
 from experiments.chains import count_compilations, join
 from experiments.curves import (
     Curve,
@@ -220,10 +221,9 @@ def main(config: Sweep) -> None:
     tasks, grids = check_names(config.tasks, list(TASKS), "task"), read_grids(config)
     experiment = begin(config, PROGRAM, without=("refine",))
     nets, missing = load_lpips_nets()
-    curves = []
-    for task in tasks:
-        problem = make_problem(task, experiment.truth, config.sigma, config.seed)
-        curves += [sweep(config, experiment, problem, grid, nets) for grid in grids]
+    problems = [make_problem(task, experiment.truth, config.sigma, config.seed) for task in tasks]
+    write_measurements(config, experiment, problems)
+    curves = [sweep(config, experiment, problem, grid, nets) for problem in problems for grid in grids]
     write_csv(config.out / "metrics.csv", [row for curve in curves for row in curve.rows()])
     write_atomically(config.out / "table.md", markdown_table(curves))
     finish_folder(config.out, record(curves))
