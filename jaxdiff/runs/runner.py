@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -99,12 +99,21 @@ class _Sitting:
     batch_size: int
     finished: list[np.ndarray] = field(default_factory=list)
     frames: list[np.ndarray] = field(default_factory=list)
-    seconds: tuple[float, float] = (0.0, 0.0)
+    earlier: Timing = Timing(0.0, 0.0)
     after: Progress | None = None
+    compilation: Compilation = field(default_factory=Compilation)
+    started: float = field(default_factory=time.monotonic)
+    kept: float = field(default_factory=time.monotonic)
 
     @property
     def partial(self) -> Path:
         return self.store.with_suffix(".partial.npz")
+
+    @property
+    def timing(self) -> Timing:
+        compiling = self.compilation.seconds
+        running = max(time.monotonic() - self.started - compiling, 0.0)
+        return Timing(self.earlier.compile_seconds + compiling, self.earlier.run_seconds + running)
 
     def read(self, run: Run, keys: PRNGKeyArray) -> None:
         """Finds where an earlier sitting with batches of the same size stood."""
@@ -119,10 +128,20 @@ class _Sitting:
         batch, num_batches, step, num_steps = kept["progress"].tolist()
         self.after = Progress(batch, num_batches, step, num_steps, jax.tree.unflatten(structure, leaves), None)
         self.finished, self.frames = [kept["samples"]], list(kept["frames"])
-        self.seconds = tuple(kept["seconds"].tolist())
+        self.earlier = Timing(*kept["seconds"].tolist())
 
-    def write(self, progress: Progress, timing: Timing) -> None:
-        """Keeps everything that a later sitting needs."""
+    def add(self, progress: Progress, images: Float[np.ndarray, "n h w c"], num_samples: int) -> None:
+        """Takes in what a segment gave: a snapshot of the first chain, and the samples of a batch that is done."""
+        if progress.batch == 0:
+            self.frames.append(to_uint8(np.concatenate([images[0], np.asarray(progress.x0_hat[0])], axis=1)))
+        if progress.step == progress.num_steps:
+            self.finished.append(images[: num_samples - progress.batch * self.batch_size])
+
+    def keep(self, progress: Progress) -> None:
+        """Writes everything that a later sitting needs, unless that has just been done."""
+        if time.monotonic() - self.kept < KEEP_EVERY:
+            return
+        self.kept = time.monotonic()
         empty = np.zeros((0, *np.shape(progress.x0_hat)[1:]), np.float32)
         state = {f"state_{i}": leaf for i, leaf in enumerate(jax.tree.leaves(progress.state))}
         write_npz(
@@ -131,9 +150,17 @@ class _Sitting:
             frames=np.array(self.frames, np.uint8),
             progress=np.array(progress[:4]),
             batch_size=np.array(self.batch_size),
-            seconds=np.array([timing.compile_seconds, timing.run_seconds]),
+            seconds=np.array(astuple(self.timing)),
             **state,
         )
+
+    def finish(self) -> Drawn:
+        """Writes the samples, and removes what was kept on the way."""
+        drawn = Drawn(np.concatenate(self.finished), np.array(self.frames), self.timing, self.after is not None)
+        seconds = np.array(astuple(drawn.timing))
+        write_npz(self.store, samples=drawn.samples, frames=drawn.frames, seconds=seconds)
+        self.partial.unlink(missing_ok=True)
+        return drawn
 
 
 def sample_keys(seed: int, count: int) -> PRNGKeyArray:
@@ -174,15 +201,9 @@ def draw(
         return Drawn(kept["samples"], kept["frames"], Timing(*kept["seconds"].tolist()), resumed=True)
     sitting = _Sitting(store, min(batch_size or len(keys), len(keys)))
     sitting.read(run, keys)
-    num_steps, num_batches = len(run.times) - 1, -(-len(keys) // sitting.batch_size)
-    started = kept_at = time.monotonic()
-    with compile_meter() as compilation, _progress_bar(title, num_steps * num_batches, console) as update:
-
-        def timing() -> Timing:
-            spent = time.monotonic() - started
-            compile_seconds, run_seconds = sitting.seconds
-            return Timing(compile_seconds + compilation.seconds, run_seconds + max(spent - compilation.seconds, 0.0))
-
+    num_steps = len(run.times) - 1
+    total = num_steps * -(-len(keys) // sitting.batch_size)
+    with compile_meter() as sitting.compilation, _progress_bar(title, total, console) as update:
         for progress in sample_segments(
             run.sampler,
             keys,
@@ -194,19 +215,10 @@ def draw(
         ):
             images = np.asarray(to_image(progress.state))
             _check_finite(title, images, progress)
-            if progress.batch == 0:
-                sitting.frames.append(to_uint8(np.concatenate([images[0], np.asarray(progress.x0_hat[0])], axis=1)))
-            if progress.step == num_steps:
-                sitting.finished.append(images[: len(keys) - progress.batch * sitting.batch_size])
+            sitting.add(progress, images, len(keys))
             update(progress.batch * num_steps + progress.step, residual(progress.x0_hat) if residual else "")
-            if time.monotonic() - kept_at >= KEEP_EVERY:
-                sitting.write(progress, timing())
-                kept_at = time.monotonic()
-    drawn = Drawn(np.concatenate(sitting.finished), np.array(sitting.frames), timing(), sitting.after is not None)
-    seconds = [drawn.timing.compile_seconds, drawn.timing.run_seconds]
-    write_npz(store, samples=drawn.samples, frames=drawn.frames, seconds=np.array(seconds))
-    sitting.partial.unlink(missing_ok=True)
-    return drawn
+            sitting.keep(progress)
+    return sitting.finish()
 
 
 def _check_finite(title: str, images: np.ndarray, progress: Progress) -> None:
