@@ -92,6 +92,10 @@ def test_inpainting_fills_the_hole_and_nothing_else(prior, folder, capsys):
     with pytest.raises(SystemExit):
         run(prior, "photo.png", "--mask", "mask.png", "--resume", "--invert-mask")
     assert "invert_mask" in capsys.readouterr().err
+    # Nothing of the old results is left beside new ones.
+    (out / "restored_7.png").write_bytes(b"")
+    run(prior, "photo.png", "--mask", "mask.png", "--overwrite")
+    assert sorted(p.name for p in out.glob("restored_*")) == ["restored_0.png", "restored_1.png"]
 
 
 def test_simulated_damage_is_scored_and_the_noise_is_what_was_asked(prior, folder, capsys):

@@ -143,6 +143,8 @@ def write_pictures(out: Path, damage: Damage, drawn: Drawn) -> None:
     write_image(out / "measurement.png", damage.y)
     write_image(out / "mean.png", mean)
     write_image(out / "std.png", spread)
+    for old in out.glob("restored_*.png"):
+        old.unlink()
     for k, x in enumerate(drawn.samples):
         write_image(out / "samples" / f"sample_{k}.png", x)
         write_image(out / f"restored_{k}.png", at_own_size(damage, x))
