@@ -116,6 +116,11 @@ def test_simulated_damage_is_scored_and_the_noise_is_what_was_asked(prior, folde
     assert told["hyper_parameters"]["start"] == matched_time(load(prior).schedule, 0.2)
 
 
+def test_a_clean_photo_is_said_to_need_no_denoising(prior, folder, capsys):
+    run(prior, "photo.png", "--task", "denoise", "--samples", "1")
+    assert "hardly anything to denoise" in capsys.readouterr().out
+
+
 def load(prior):
     from jaxdiff import load_prior
 

@@ -18,7 +18,7 @@ from jaxdiff.runs.damage import Damage, read_damage, say
 from jaxdiff.runs.errors import UserError
 from jaxdiff.runs.folder import Row, command_line, describe, digest, finish_folder, open_folder, write_csv, write_npz
 from jaxdiff.runs.names import METHODS, TASKS, describe_sigma
-from jaxdiff.runs.presets import HyperParameters, Run, make_run
+from jaxdiff.runs.presets import HyperParameters, Run, make_run, matched_time
 from jaxdiff.runs.request import Restore
 from jaxdiff.runs.runner import Drawn, draw, sample_keys
 from jaxdiff.runs.scores import load_lpips_nets, mean_and_std, residual_text, score
@@ -43,6 +43,8 @@ def restore(request: Restore) -> None:
     if request.steps > denoiser.schedule.num_times:
         raise UserError(f"--steps must be between 1 and {denoiser.schedule.num_times}, got {request.steps}.")
     damage = read_damage(request, denoiser.image_shape[0], console)
+    if request.task == "denoise" and matched_time(denoiser.schedule, damage.sigma_y) == 0:
+        say(console, "that is less noise than the prior's finest level: there is hardly anything to denoise")
     run = set_up(request, denoiser, damage)
     settings = settings_of(request, denoiser, damage)
     command = command_line(PROGRAM, request)
