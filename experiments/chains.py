@@ -8,8 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
+from jaxdiff.denoiser import Prediction
 from jaxdiff.pytree import pytree, static
 from jaxdiff.runs.presets import Run
 from jaxdiff.sampling import Time
@@ -34,11 +35,11 @@ class PerChain:
 
     def step(
         self, key: PRNGKeyArray, state: tuple[dict[str, Array], Any], t: Time, s: Time
-    ) -> tuple[tuple[dict[str, Array], Any], Float[Array, "h w c"]]:
+    ) -> tuple[tuple[dict[str, Array], Any], Prediction]:
         """Takes a step of the algorithm with the state's numbers."""
         numbers, inner = state
-        inner, x0_hat = replace(self.sampler, **numbers).step(key, inner, t, s)
-        return (numbers, inner), x0_hat
+        inner, prediction = replace(self.sampler, **numbers).step(key, inner, t, s)
+        return (numbers, inner), prediction
 
 
 def join(runs: Sequence[Run], names: Sequence[str], keys: PRNGKeyArray) -> tuple[Run, PRNGKeyArray]:

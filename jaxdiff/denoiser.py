@@ -128,19 +128,56 @@ class GaussianDenoiser:
         return Prediction(self.mean + gain * (x_t - alpha_t * self.mean), None)
 
 
+def bound(denoiser: Prior, x0: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+    """Clips `x0` to [-1, 1] where the denoiser clips its own estimates."""
+    return jnp.clip(x0, -1, 1) if isinstance(denoiser, Denoiser) and denoiser.clip else x0
+
+
+def tweedie(
+    denoiser: Prior, x_t: Float[Array, "h w c"], t: Int[Array, ""] | int
+) -> tuple[Prediction, Callable[[Float[Array, "h w c"]], Float[Array, "h w c"]]]:
+    r"""Runs the network once; returns its prediction, and the product with the posterior covariance of `x0`.
+
+    .. math::
+        v \mapsto \frac{\sigma_t^2}{\alpha_t} \left(\frac{\partial \hat x_0}{\partial x_t}\right)^{\!\top} v
+        = \mathrm{Cov}[x_0 \mid x_t]\, v
+
+    The identity is exact for the posterior mean, whose Jacobian is symmetric; a network's is only nearly so. Neither is
+    clipped, as a clip's derivative would be 0: see `bound`. Every product costs one vector-Jacobian product.
+
+    Args:
+        denoiser: the prior.
+        x_t: the noisy image.
+        t: its time.
+
+    References:
+        Efron, 2011, "Tweedie's formula and selection bias", section 2 (the identity).
+        Boys et al., 2023, https://arxiv.org/abs/2310.06721 (for diffusion models).
+    """
+    unclipped = replace(denoiser, clip=False) if isinstance(denoiser, Denoiser) else denoiser
+
+    def predict(x_t: Array) -> tuple[Array, Prediction]:
+        prediction = unclipped.predict(x_t, t)
+        return prediction.x0_hat, prediction
+
+    # Backwards, because the UNet's convolutions have no forward-mode rule.
+    _, pull_back, prediction = jax.vjp(predict, x_t, has_aux=True)
+    alpha_t, sigma_t = denoiser.schedule(t)
+    return prediction, lambda v: sigma_t**2 / alpha_t * pull_back(v)[0]
+
+
 def tweedie_variance(
     denoiser: Prior, key: PRNGKeyArray, x_t: Float[Array, "h w c"], t: Int[Array, ""] | int, num_probes: int = 64
 ) -> Float[Array, "h w c"]:
     r"""Estimates the posterior variance of every pixel of `x0` given `x_t`, from how `x0_hat` responds to `x_t`.
 
     .. math::
-        \mathrm{Cov}[x_0 \mid x_t] = \frac{\sigma_t^2}{\alpha_t} \frac{\partial \hat x_0}{\partial x_t} = C, \qquad
+        C = \mathrm{Cov}[x_0 \mid x_t], \qquad
         \mathrm{diag}(C) \approx \frac{1}{n} \sum_{i=1}^{n} v_i \odot C v_i, \quad v_i \in \{-1, 1\}^{hwc}
 
-    The identity is exact for the posterior mean; with a network the result is as good as the network's Jacobian. The
-    estimate is unbiased, and its standard error at pixel `p` is `sqrt(sum_{q != p} C_pq^2 / n)`, so that it may be
-    negative. Where pixels do not depend on each other one probe is exact. A clip of `x0_hat` plays no part: its
-    derivative would be 0.
+    The products are those of `tweedie`, as good as the network's Jacobian. The estimate is unbiased, and its standard
+    error at pixel `p` is `sqrt(sum_{q != p} C_pq^2 / n)`, so that it may be negative. Where pixels do not depend on
+    each other one probe is exact. A clip of `x0_hat` plays no part: its derivative would be 0.
 
     The network runs once; every probe costs one vector-Jacobian product more.
 
@@ -155,20 +192,15 @@ def tweedie_variance(
         ValueError: if `num_probes` is not positive.
 
     References:
-        Efron, 2011, "Tweedie's formula and selection bias", section 2 (the identity).
-        Boys et al., 2023, https://arxiv.org/abs/2310.06721 (for diffusion models).
         Hutchinson, 1989, "A stochastic estimator of the trace of the influence matrix for Laplacian smoothing
         splines"; for a diagonal: Bekas, Kokiopoulou & Saad, 2007, "An estimator for the diagonal of a matrix".
     """
     if num_probes < 1:
         raise ValueError(f"`num_probes` must be at least 1, got {num_probes}.")
-    unclipped = replace(denoiser, clip=False) if isinstance(denoiser, Denoiser) else denoiser
-    # Backwards, because the UNet's convolutions have no forward-mode rule; C and its transpose share their diagonal.
-    _, pull_back = jax.vjp(lambda x: unclipped.predict(x, t).x0_hat, x_t)
+    _, covariance = tweedie(denoiser, x_t, t)
 
     def response(key: PRNGKeyArray) -> Array:
         probe = jax.random.rademacher(key, x_t.shape, x_t.dtype)
-        return probe * pull_back(probe)[0]
+        return probe * covariance(probe)
 
-    alpha_t, sigma_t = denoiser.schedule(t)
-    return sigma_t**2 / alpha_t * jax.lax.map(response, jax.random.split(key, num_probes)).mean(0)
+    return jax.lax.map(response, jax.random.split(key, num_probes)).mean(0)

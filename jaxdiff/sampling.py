@@ -13,6 +13,7 @@ from jaxdiff.pytree import pytree
 from jaxdiff.schedule import Schedule
 
 State = TypeVar("State")
+Seen = TypeVar("Seen")
 Time = Int[Array, ""] | int
 
 
@@ -27,8 +28,22 @@ class Sampler(Protocol[State]):
         """Returns the state at the first time of a run."""
         ...
 
-    def step(self, key: PRNGKeyArray, state: State, t: Time, s: Time, /) -> tuple[State, Float[Array, "h w c"]]:
-        """Goes from `t` to `s`; returns the new state and the estimate `x0_hat` made on the way."""
+    def step(self, key: PRNGKeyArray, state: State, t: Time, s: Time, /) -> tuple[State, Prediction]:
+        """Goes from `t` to `s`; returns the new state and what the denoiser said on the way."""
+        ...
+
+
+class Observer(Protocol[Seen]):
+    """Looks at every step of a chain, and remembers something of it; a PyTree like a sampler."""
+
+    def start(self) -> Seen:
+        """Returns what is known before the first step."""
+        ...
+
+    def look(
+        self, seen: Seen, key: PRNGKeyArray, state: Any, prediction: Prediction, after: Any, t: Time, s: Time, /
+    ) -> Seen:
+        """Takes in one step, from `state` at `t` to `after` at `s`, that was made with `key`."""
         ...
 
 
@@ -38,7 +53,7 @@ def sample(
     times: Int[Array, " n"] | np.ndarray,
     *,
     state: State | None = None,
-    trace: Callable[[State, Float[Array, "h w c"]], Any] = lambda state, x0_hat: None,
+    trace: Callable[[State, Prediction], Any] = lambda state, prediction: None,
 ) -> tuple[State, Any]:
     """Runs one chain through `times`; the only scan over diffusion time.
 
@@ -50,7 +65,7 @@ def sample(
         key: one PRNG key; `jax.vmap` over keys draws many samples.
         times: decreasing times, usually ending with -1 (`jaxdiff.time_grid`).
         state: where to go on from; the sampler's `init` by default.
-        trace: `(state, x0_hat) -> what to keep of every step`.
+        trace: `(state, prediction) -> what to keep of every step`.
 
     Returns:
         The last state (for most samplers the image), and the stacked traces.
@@ -60,8 +75,8 @@ def sample(
 
     def body(state: State, pair: tuple[Array, Array]) -> tuple[State, Any]:
         t, s = pair
-        state, x0_hat = sampler.step(jax.random.fold_in(key, t), state, t, s)
-        return state, trace(state, x0_hat)
+        state, prediction = sampler.step(jax.random.fold_in(key, t), state, t, s)
+        return state, trace(state, prediction)
 
     return jax.lax.scan(body, start, (times[:-1], times[1:]))
 
@@ -76,6 +91,7 @@ class Progress(NamedTuple):
         num_steps: steps of a whole run.
         state: states of the batch's chains after the last step done; a last batch may end with copies.
         x0_hat: their estimates in that step, `(n, h, w, c)`.
+        seen: what the observer remembers of each; None without one.
     """
 
     batch: int
@@ -84,6 +100,7 @@ class Progress(NamedTuple):
     num_steps: int
     state: Any
     x0_hat: Any
+    seen: Any = None
 
 
 @jax.jit
@@ -92,28 +109,36 @@ def _start(sampler: Sampler, keys: PRNGKeyArray, t: Array) -> Any:
 
 
 @pytree
-class _Remembering:
-    """A sampler whose state also holds the last estimate, so that a scan need not stack all of them."""
+class _Watched:
+    """A sampler whose state also holds the last estimate, so that a scan need not stack all, and what was seen."""
 
     sampler: Sampler
+    observer: Observer | None
 
     def init(self, key: PRNGKeyArray, t: Time) -> Any:
         raise NotImplementedError("always continues a state")
 
-    def step(self, key: PRNGKeyArray, state: tuple[Any, Array], t: Time, s: Time) -> tuple[tuple[Any, Array], Array]:
-        state, x0_hat = self.sampler.step(key, state[0], t, s)
-        return (state, x0_hat), x0_hat
+    def step(
+        self, key: PRNGKeyArray, state: tuple[Any, Array, Any], t: Time, s: Time
+    ) -> tuple[tuple[Any, Array, Any], Prediction]:
+        before, _, seen = state
+        after, prediction = self.sampler.step(key, before, t, s)
+        if self.observer is not None:
+            seen = self.observer.look(seen, key, before, prediction, after, t, s)
+        return (after, prediction.x0_hat, seen), prediction
 
 
 @jax.jit
-def _advance(sampler: Sampler, keys: PRNGKeyArray, state: Any, times: Array) -> tuple[Any, Array]:
-    remembering = _Remembering(sampler)
+def _advance(
+    sampler: Sampler, observer: Observer | None, keys: PRNGKeyArray, state: Any, seen: Any, times: Array
+) -> tuple[Any, Array, Any]:
+    watched = _Watched(sampler, observer)
 
-    def advance(key: PRNGKeyArray, state: Any) -> tuple[Any, Array]:
-        x0_hat = jax.eval_shape(sampler.step, key, state, times[0], times[1])[1]
-        return sample(remembering, key, times, state=(state, jnp.zeros(x0_hat.shape, x0_hat.dtype)))[0]
+    def advance(key: PRNGKeyArray, state: Any, seen: Any) -> tuple[Any, Array, Any]:
+        x0_hat = jax.eval_shape(sampler.step, key, state, times[0], times[1])[1].x0_hat
+        return sample(watched, key, times, state=(state, jnp.zeros(x0_hat.shape, x0_hat.dtype), seen))[0]
 
-    return jax.vmap(advance)(keys, state)
+    return jax.vmap(advance)(keys, state, seen)
 
 
 def sample_segments(
@@ -124,6 +149,7 @@ def sample_segments(
     batch_size: int | None = None,
     segment: int | None = None,
     state: Any = None,
+    observer: Observer | None = None,
     after: Progress | None = None,
 ) -> Iterator[Progress]:
     """Draws one sample per key, in batches that bound the memory, and stops for a look after every segment.
@@ -139,6 +165,7 @@ def sample_segments(
         segment: steps between two stops; shortened to a divisor of the number of steps, so that all segments share
             one compilation. The whole run by default.
         state: where the chains start, stacked; the sampler's `init` by default.
+        observer: looks at every step of every chain.
         after: where an earlier run with the same arguments stood; what follows is bit for bit what would have followed.
 
     Yields:
@@ -162,17 +189,20 @@ def sample_segments(
     num_batches = -(-len(keys) // batch_size)
     for batch in range(after.batch if after else 0, num_batches):
         chosen = jnp.minimum(batch * batch_size + jnp.arange(batch_size), len(keys) - 1)
-        done, batch_state = 0, None
+        done, seen = 0, None
+        if observer is not None:
+            seen = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (batch_size, *jnp.shape(leaf))), observer.start())
         if after and batch == after.batch:
-            done, batch_state = after.step, after.state
+            done, batch_state, seen = after.step, after.state, after.seen
         elif state is not None:
             batch_state = jax.tree.map(lambda leaf, chosen=chosen: leaf[chosen], state)
         else:
             batch_state = _start(sampler, keys[chosen], times[0])
         for step in range(done, num_steps, segment):
-            batch_state, x0_hat = _advance(sampler, keys[chosen], batch_state, times[step : step + segment + 1])
+            part = times[step : step + segment + 1]
+            batch_state, x0_hat, seen = _advance(sampler, observer, keys[chosen], batch_state, seen, part)
             jax.block_until_ready(x0_hat)
-            yield Progress(batch, num_batches, step + segment, num_steps, batch_state, x0_hat)
+            yield Progress(batch, num_batches, step + segment, num_steps, batch_state, x0_hat, seen)
 
 
 def sample_many(

@@ -70,10 +70,10 @@ def test_a_step_takes_both_ends_of_gamma_from_the_state():
         return ScoreALD(denoiser, operator, y, SIGMA_Y, clean, noisy, over_variance)
 
     ends = {"gamma_clean": jnp.float32(1.0), "gamma_noisy": jnp.float32(4.0)}
-    state, x0_hat = PerChain(sampler(9.0, 9.0), tuple(ends)).step(KEYS[0], (ends, denoiser.mean), 500, 400)
+    state, prediction = PerChain(sampler(9.0, 9.0), tuple(ends)).step(KEYS[0], (ends, denoiser.mean), 500, 400)
     assert state[0] == ends
     np.testing.assert_allclose(state[1], sampler(1.0, 4.0).step(KEYS[0], denoiser.mean, 500, 400)[0], atol=1e-6)
-    assert x0_hat.shape == denoiser.image_shape
+    assert prediction.x0_hat.shape == denoiser.image_shape
 
 
 def curve(psnrs, grid=None, ratio: Any = 1.0):

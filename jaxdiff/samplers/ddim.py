@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxdiff.denoiser import Prior
+from jaxdiff.denoiser import Prediction, Prior
 from jaxdiff.pytree import pytree
 from jaxdiff.sampling import Time, perturb
 
@@ -37,13 +37,13 @@ class DDIM:
 
     def step(
         self, key: PRNGKeyArray, x_t: Float[Array, "h w c"], t: Time, s: Time
-    ) -> tuple[Float[Array, "h w c"], Float[Array, "h w c"]]:
+    ) -> tuple[Float[Array, "h w c"], Prediction]:
         """Takes one DDIM step."""
         schedule = self.denoiser.schedule
         (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
-        x0_hat = self.denoiser.predict(x_t, t).x0_hat
-        eps_hat = (x_t - alpha_t * x0_hat) / sigma_t
+        prediction = self.denoiser.predict(x_t, t)
+        eps_hat = (x_t - alpha_t * prediction.x0_hat) / sigma_t
         variance = self.eta**2 * schedule.posterior_variance(t, s)
         # Rounding can take the difference below zero where sigma_s is small.
-        x_s = alpha_s * x0_hat + jnp.sqrt(jnp.maximum(sigma_s**2 - variance, 0.0)) * eps_hat
-        return x_s + jnp.sqrt(variance) * jax.random.normal(key, x_t.shape), x0_hat
+        x_s = alpha_s * prediction.x0_hat + jnp.sqrt(jnp.maximum(sigma_s**2 - variance, 0.0)) * eps_hat
+        return x_s + jnp.sqrt(variance) * jax.random.normal(key, x_t.shape), prediction

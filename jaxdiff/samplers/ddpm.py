@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxdiff.denoiser import Prior
+from jaxdiff.denoiser import Prediction, Prior
 from jaxdiff.pytree import pytree
 from jaxdiff.sampling import Time, ancestral_step, perturb
 
@@ -30,7 +30,7 @@ class DDPM:
 
     def step(
         self, key: PRNGKeyArray, x_t: Float[Array, "h w c"], t: Time, s: Time
-    ) -> tuple[Float[Array, "h w c"], Float[Array, "h w c"]]:
+    ) -> tuple[Float[Array, "h w c"], Prediction]:
         """Takes one ancestral step."""
         prediction = self.denoiser.predict(x_t, t)
-        return ancestral_step(self.denoiser.schedule, key, x_t, prediction, t, s), prediction.x0_hat
+        return ancestral_step(self.denoiser.schedule, key, x_t, prediction, t, s), prediction

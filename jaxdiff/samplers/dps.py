@@ -75,11 +75,11 @@ class DPS:
 
     def step(
         self, key: PRNGKeyArray, x_t: Float[Array, "h w c"], t: Time, s: Time
-    ) -> tuple[Float[Array, "h w c"], Float[Array, "h w c"]]:
+    ) -> tuple[Float[Array, "h w c"], Prediction]:
         """Takes one ancestral step, then one of length `zeta` against the gradient."""
         _, gradient, prediction = residual_gradient(self.denoiser, self.operator, self.y, x_t, t)
         x_s = ancestral_step(self.denoiser.schedule, key, x_t, prediction, t, s)
-        return x_s - self.zeta * divide(gradient, jnp.sum(gradient**2)), prediction.x0_hat
+        return x_s - self.zeta * divide(gradient, jnp.sum(gradient**2)), prediction
 
 
 @pytree
@@ -119,12 +119,12 @@ class DPSNorm:
 
     def step(
         self, key: PRNGKeyArray, x_t: Float[Array, "h w c"], t: Time, s: Time
-    ) -> tuple[Float[Array, "h w c"], Float[Array, "h w c"]]:
+    ) -> tuple[Float[Array, "h w c"], Prediction]:
         """Takes one ancestral step, then one against the gradient of the norm."""
         squared, gradient, prediction = residual_gradient(self.denoiser, self.operator, self.y, x_t, t)
         x_s = ancestral_step(self.denoiser.schedule, key, x_t, prediction, t, s)
         # grad ||r|| = grad ||r||^2 / (2 ||r||); differentiating the norm itself gives NaN at a zero residual.
-        return x_s - self.zeta / 2 * divide(gradient, squared), prediction.x0_hat
+        return x_s - self.zeta / 2 * divide(gradient, squared), prediction
 
 
 @pytree
@@ -164,14 +164,14 @@ class DPSLikelihood:
 
     def step(
         self, key: PRNGKeyArray, x_t: Float[Array, "h w c"], t: Time, s: Time
-    ) -> tuple[Float[Array, "h w c"], Float[Array, "h w c"]]:
+    ) -> tuple[Float[Array, "h w c"], Prediction]:
         """Takes one ancestral step shifted by the likelihood's score."""
         schedule = self.denoiser.schedule
         _, gradient, prediction = residual_gradient(self.denoiser, self.operator, self.y, x_t, t)
         x_s = ancestral_step(schedule, key, x_t, prediction, t, s)
         beta = schedule.beta(t, s)
         weight = self.zeta * beta / jnp.sqrt(1 - beta) / (2 * self.sigma_y**2)
-        return x_s - weight * gradient, prediction.x0_hat
+        return x_s - weight * gradient, prediction
 
 
 def scale_zeta(zeta: float, image_shape: tuple[int, int, int], num_steps: int) -> float:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxdiff.denoiser import Prior
+from jaxdiff.denoiser import Prediction, Prior
 from jaxdiff.pytree import pytree, static
 from jaxdiff.sampling import Time, ancestral_step, check_measurement, perturb
 
@@ -80,14 +80,14 @@ class ScoreALD:
 
     def step(
         self, key: PRNGKeyArray, x_t: Float[Array, "h w c"], t: Time, s: Time
-    ) -> tuple[Float[Array, "h w c"], Float[Array, "h w c"]]:
+    ) -> tuple[Float[Array, "h w c"], Prediction]:
         """Takes one ancestral step and one step towards the data."""
         schedule = self.denoiser.schedule
         prediction = self.denoiser.predict(x_t, t)
         x_s = ancestral_step(schedule, key, x_t, prediction, t, s)
         pull = jax.grad(lambda x: -jnp.sum((self.y - self.operator(x)) ** 2) / 2)(x_t)
         gamma = self.gamma_clean + t / (schedule.num_times - 1) * (self.gamma_noisy - self.gamma_clean)
-        return x_s + self.weighting(self.sigma_y, gamma) * pull, prediction.x0_hat
+        return x_s + self.weighting(self.sigma_y, gamma) * pull, prediction
 
 
 def scale_gamma(gamma: float, weighting: Weighting, num_steps: int, num_times: int = 1000) -> float:
