@@ -4,10 +4,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxdiff import faces, operators
+    from jaxdiff import exact, faces, gaussian, operators, posterior
     from jaxdiff.checkpoint import PriorError, load_prior
-    from jaxdiff.denoiser import Denoiser, GaussianDenoiser, Prediction, tweedie_variance
-    from jaxdiff.samplers import DDIM, DDPM, DPS, DPSLikelihood, DPSNorm, ScoreALD, SDEdit, scale_gamma, scale_zeta
+    from jaxdiff.denoiser import Denoiser, Prediction, tweedie_variance
+    from jaxdiff.gaussian import GaussianDenoiser, MixtureDenoiser
+    from jaxdiff.samplers import (
+        DDIM,
+        DDPM,
+        DPS,
+        MMPS,
+        TMPD,
+        DPSLikelihood,
+        DPSNorm,
+        PiGDM,
+        ScoreALD,
+        SDEdit,
+        scale_gamma,
+        scale_zeta,
+    )
     from jaxdiff.sampling import sample, sample_many, sample_segments
     from jaxdiff.schedule import Schedule, time_grid
 
@@ -15,18 +29,25 @@ __all__ = [
     "DDIM",
     "DDPM",
     "DPS",
+    "MMPS",
+    "TMPD",
     "DPSLikelihood",
     "DPSNorm",
     "Denoiser",
     "GaussianDenoiser",
+    "MixtureDenoiser",
+    "PiGDM",
     "Prediction",
     "PriorError",
     "SDEdit",
     "Schedule",
     "ScoreALD",
+    "exact",
     "faces",
+    "gaussian",
     "load_prior",
     "operators",
+    "posterior",
     "sample",
     "sample_many",
     "sample_segments",
@@ -39,8 +60,22 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "checkpoint": ("PriorError", "load_prior"),
-    "denoiser": ("Denoiser", "GaussianDenoiser", "Prediction", "tweedie_variance"),
-    "samplers": ("DDIM", "DDPM", "DPS", "DPSLikelihood", "DPSNorm", "ScoreALD", "SDEdit", "scale_gamma", "scale_zeta"),
+    "denoiser": ("Denoiser", "Prediction", "tweedie_variance"),
+    "gaussian": ("GaussianDenoiser", "MixtureDenoiser"),
+    "samplers": (
+        "DDIM",
+        "DDPM",
+        "DPS",
+        "DPSLikelihood",
+        "DPSNorm",
+        "MMPS",
+        "PiGDM",
+        "SDEdit",
+        "ScoreALD",
+        "TMPD",
+        "scale_gamma",
+        "scale_zeta",
+    ),
     "sampling": ("sample", "sample_many", "sample_segments"),
     "schedule": ("Schedule", "time_grid"),
 }

@@ -99,33 +99,10 @@ class Denoiser:
         return output
 
 
-@pytree
-class GaussianDenoiser:
-    r"""The exact denoiser of a Gaussian prior with independent pixels.
-
-    .. math:: \hat x_0 = m + \frac{\alpha_t v}{\alpha_t^2 v + \sigma_t^2} (x_t - \alpha_t m)
-
-    Args:
-        mean: prior mean `m`.
-        variance: prior variance `v` of each pixel, positive.
-        schedule: any schedule.
-    """
-
-    mean: Float[Array, "h w c"]
-    variance: Float[Array, "h w c"]
-    schedule: Schedule
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """The shape `(h, w, c)` of the mean."""
-        h, w, c = self.mean.shape
-        return h, w, c
-
-    def predict(self, x_t: Float[Array, "h w c"], t: Int[Array, ""] | int) -> Prediction:
-        """Returns the posterior mean in closed form, not clipped."""
-        alpha_t, sigma_t = self.schedule(t)
-        gain = alpha_t * self.variance / (alpha_t**2 * self.variance + sigma_t**2)
-        return Prediction(self.mean + gain * (x_t - alpha_t * self.mean), None)
+def score(denoiser: Prior, x_t: Float[Array, "h w c"], t: Int[Array, ""] | int) -> Float[Array, "h w c"]:
+    r"""Returns `grad log p(x_t)`, as :math:`(\alpha_t \hat x_0 - x_t) / \sigma_t^2`."""
+    alpha_t, sigma_t = denoiser.schedule(t)
+    return (alpha_t * denoiser.predict(x_t, t).x0_hat - x_t) / sigma_t**2
 
 
 def bound(denoiser: Prior, x0: Float[Array, "h w c"]) -> Float[Array, "h w c"]:

@@ -9,7 +9,20 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxdiff import DDIM, DDPM, DPS, DPSLikelihood, DPSNorm, GaussianDenoiser, ScoreALD, SDEdit
+from jaxdiff import (
+    DDIM,
+    DDPM,
+    DPS,
+    MMPS,
+    TMPD,
+    DPSLikelihood,
+    DPSNorm,
+    GaussianDenoiser,
+    PiGDM,
+    ScoreALD,
+    SDEdit,
+)
+from jaxdiff.gaussian import Diagonal
 from jaxdiff.operators import Blur, BoxMask, GaussianBlur, Identity, Mask, RandomMask, measure
 from jaxdiff.samplers import over_gamma, over_variance, twice_over_variance
 from jaxdiff.schedule import linear
@@ -50,6 +63,9 @@ SAMPLERS: dict[str, Callable[[Any, Any, jax.Array], Any]] = {
     "dps_norm": lambda denoiser, operator, y: DPSNorm(denoiser, operator, y, zeta=0.1),
     # In the dozen steps of most tests the full likelihood (zeta = 1) overshoots, and rounding grows with it.
     "dps_likelihood": lambda denoiser, operator, y: DPSLikelihood(denoiser, operator, y, SIGMA_Y, zeta=0.01),
+    "pigdm": lambda denoiser, operator, y: PiGDM(denoiser, operator, y, SIGMA_Y),
+    "mmps": lambda denoiser, operator, y: MMPS(denoiser, operator, y, SIGMA_Y),
+    "tmpd": lambda denoiser, operator, y: TMPD(denoiser, operator, y, SIGMA_Y),
 }
 
 
@@ -66,7 +82,7 @@ def gaussian_denoiser() -> GaussianDenoiser:
     key_mean, key_variance = jax.random.split(jax.random.key(1))
     mean = 0.3 * jax.random.normal(key_mean, SHAPE)
     variance = jax.random.uniform(key_variance, SHAPE, minval=0.05, maxval=0.4)
-    return GaussianDenoiser(mean, variance, linear())
+    return GaussianDenoiser(mean, Diagonal(variance), linear())
 
 
 def small_problem() -> tuple[GaussianDenoiser, Any, jax.Array]:

@@ -14,7 +14,10 @@ ALLOWED = {
     "pytree": set(),
     "schedule": {"pytree"},
     "denoiser": {"pytree", "schedule"},
+    "gaussian": {"pytree", "denoiser", "schedule"},
     "operators": {"pytree"},
+    "diagnostics": {"pytree", "denoiser", "schedule", "sampling", "operators"},
+    "exact": {"pytree", "gaussian", "operators"},
     "sampling": {"pytree", "denoiser", "schedule"},
     "samplers": {"pytree", "denoiser", "sampling"},
     "convolution": set(),
@@ -22,12 +25,24 @@ ALLOWED = {
     "checkpoint": {"denoiser", "schedule", "unet"},
     "train": {"denoiser", "schedule", "unet"},
     "metrics": set(),
+    "posterior": {"pytree"},
     "lpips": set(),
     "images": set(),
     "faces": set(),
     "cli": {"runs"},
     "__main__": {"cli"},
-    "__init__": {"checkpoint", "denoiser", "faces", "operators", "samplers", "sampling", "schedule"},
+    "__init__": {
+        "checkpoint",
+        "denoiser",
+        "exact",
+        "faces",
+        "gaussian",
+        "operators",
+        "posterior",
+        "samplers",
+        "sampling",
+        "schedule",
+    },
 }
 ALLOWED["runs"] = set(ALLOWED) - {"cli", "__main__", "__init__"} | {"__version__"}
 SCRIPT_ONLY = {"torch", "tyro", "matplotlib", "gradio", "rich", "experiments", "convert_weights"}
@@ -81,7 +96,7 @@ def test_a_command_line_needs_no_jax_to_start():
 
 
 def test_every_public_name_is_found_late():
-    assert set(jaxdiff.__all__) == set(jaxdiff._HOME) | {"faces", "operators"}
+    assert set(jaxdiff.__all__) == set(jaxdiff._HOME) | {"exact", "faces", "gaussian", "operators", "posterior"}
     assert all(getattr(jaxdiff, name) is not None for name in jaxdiff.__all__)
     with pytest.raises(AttributeError, match="no attribute 'DSP'"):
         _ = jaxdiff.DSP

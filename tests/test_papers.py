@@ -19,6 +19,7 @@ from experiments.published import FixedLarge, departures, published
 from experiments.tables import markdown_table, summary, without_missing
 from jaxdiff import Denoiser, GaussianDenoiser
 from jaxdiff.checkpoint import PriorConfig, save_prior
+from jaxdiff.gaussian import Diagonal
 from jaxdiff.runs.errors import UserError
 from jaxdiff.runs.names import METHODS
 from jaxdiff.runs.presets import make_run
@@ -37,7 +38,7 @@ SMALL: Any = SimpleNamespace(network=SimpleNamespace(config=TINY), image_shape=(
 
 def settings_of(paper, name, task, steps=1000):
     """What a report's settings become on a 16x16 image, as a sampler with its times."""
-    denoiser: Any = GaussianDenoiser(jnp.zeros((16, 16, 3)), jnp.ones((16, 16, 3)), linear())
+    denoiser: Any = GaussianDenoiser(jnp.zeros((16, 16, 3)), Diagonal(jnp.ones((16, 16, 3))), linear())
     problem = make_problem(task, denoiser.mean, SIGMA_Y, seed=0)
     variant = next(v for v in paper.variants if v.name == name)
     chosen = variant.chosen[task]

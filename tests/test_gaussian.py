@@ -1,0 +1,171 @@
+"""Priors with closed forms, against dense float64 linear algebra."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdiff.denoiser import score, tweedie
+from jaxdiff.gaussian import Dense, Diagonal, GaussianDenoiser, MixtureDenoiser, Stationary, natural_spectrum
+from jaxdiff.schedule import linear
+from tests.conftest import SHAPE, gaussian_denoiser
+
+SIZE = int(np.prod(SHAPE))
+closed_forms = jax.jit(
+    lambda p, x_t, t, v: (p.predict(x_t, t).x0_hat, p.log_density(x_t, t), p.tweedie_covariance(x_t, t, v))
+)
+derived = jax.jit(lambda p, x_t, t, v: (score(p, x_t, t), jax.grad(p.log_density)(x_t, t), tweedie(p, x_t, t)[1](v)))
+
+
+def dense_matrix(seed=0):
+    """A covariance without structure, with eigenvalues from 0.01 to 1."""
+    rotation = np.linalg.qr(np.random.default_rng(seed).normal(size=(SIZE, SIZE)))[0]
+    return (rotation * np.geomspace(0.01, 1, SIZE)) @ rotation.T
+
+
+def means(k):
+    return 0.5 * jax.random.normal(jax.random.key(11), (k, *SHAPE))
+
+
+PRIORS = {
+    "diagonal": gaussian_denoiser,
+    "dense": lambda: GaussianDenoiser(means(1)[0], Dense(dense_matrix()), linear()),
+    "stationary": lambda: GaussianDenoiser(means(1)[0], natural_spectrum(SHAPE), linear()),
+    "mixture": lambda: MixtureDenoiser(
+        (1.0, 2.0, 3.0), [GaussianDenoiser(m, natural_spectrum(SHAPE, 0.1), linear()) for m in means(3)]
+    ),
+    "mixture_dense": lambda: MixtureDenoiser(
+        (0.5, 0.5), [GaussianDenoiser(m, Dense(dense_matrix(k)), linear()) for k, m in enumerate(means(2))]
+    ),
+}
+
+
+@pytest.fixture(params=PRIORS)
+def prior(request):
+    return PRIORS[request.param]()
+
+
+def parts(prior):
+    """Weights, means and covariance matrices of the components, in float64."""
+    components = prior.components if isinstance(prior, MixtureDenoiser) else [prior]
+    weights = np.exp(np.asarray(prior.log_weights, np.float64)) if isinstance(prior, MixtureDenoiser) else np.ones(1)
+    basis = jnp.eye(SIZE).reshape(-1, *SHAPE)
+    matrices = [np.asarray(jax.vmap(lambda v, p=p: p.covariance.apply(lambda c: c, v))(basis)) for p in components]
+    return (
+        weights,
+        [np.asarray(p.mean, np.float64).ravel() for p in components],
+        [m.reshape(SIZE, SIZE).astype(np.float64) for m in matrices],
+    )
+
+
+def reference(prior, x_t, t):
+    """Log density, mean and covariance of `x0` given `x_t`, by Bayes' rule on matrices."""
+    alpha_bar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))[t]
+    alpha, variance = np.sqrt(alpha_bar), 1 - alpha_bar
+    x = np.asarray(x_t, np.float64).ravel()
+    logs, means, covariances = [], [], []
+    for weight, m, c in zip(*parts(prior), strict=True):
+        spread = alpha_bar * c + variance * np.eye(SIZE)
+        gain = alpha * np.linalg.solve(spread, c).T
+        r = x - alpha * m
+        logs.append(np.log(weight) - 0.5 * (r @ np.linalg.solve(spread, r) + np.linalg.slogdet(2 * np.pi * spread)[1]))
+        means.append(m + gain @ r)
+        covariances.append(c - alpha * gain @ c)
+    top = max(logs)
+    total = top + np.log(np.sum(np.exp(np.array(logs) - top)))
+    share = np.exp(np.array(logs) - total)
+    mean = share @ np.array(means)
+    apart = np.array(means) - mean
+    covariance = np.tensordot(share, np.array(covariances), 1) + (share[:, None] * apart).T @ apart
+    return total, mean, covariance
+
+
+@pytest.mark.parametrize("t", [0, 400, 999])
+def test_equals_dense_linear_algebra(prior, t):
+    alpha_t, sigma_t = prior.schedule(t)
+    # Between two means, so that more than one component of a mixture counts.
+    x0 = prior.means[:2].mean(0) if isinstance(prior, MixtureDenoiser) else prior.sample(jax.random.key(1))
+    x_t = alpha_t * x0 + sigma_t * jax.random.normal(jax.random.key(2), SHAPE)
+    log_density, mean, covariance = reference(prior, x_t, t)
+    v = jax.random.normal(jax.random.key(3), SHAPE)
+    our_mean, our_log_density, our_product = closed_forms(prior, x_t, t, v)
+    np.testing.assert_allclose(our_mean.ravel(), mean, atol=2e-5)
+    np.testing.assert_allclose(our_log_density, log_density, rtol=1e-4)
+    product = covariance @ np.asarray(v, np.float64).ravel()
+    np.testing.assert_allclose(our_product.ravel(), product, atol=2e-4 * np.abs(product).max())
+
+
+def test_derivatives_are_what_they_should_be(prior):
+    """The score is the gradient of the log density; the Jacobian of `x0_hat` gives the covariance (Tweedie)."""
+    x_t, v = jax.random.normal(jax.random.key(2), (2, *SHAPE))
+    for t in (50, 400, 999):
+        ours, gradient, jacobian_product = derived(prior, x_t, t, v)
+        np.testing.assert_allclose(ours, gradient, atol=2e-4 * float(jnp.abs(gradient).max()))
+        product = closed_forms(prior, x_t, t, v)[2]
+        np.testing.assert_allclose(jacobian_product, product, atol=1e-3 * float(jnp.abs(product).max()))
+
+
+def test_samples_have_the_priors_moments(prior):
+    n = 4000
+    samples = np.asarray(jax.jit(jax.vmap(prior.sample))(jax.random.split(jax.random.key(4), n)), np.float64).reshape(
+        n, -1
+    )
+    weights, means, covariances = parts(prior)
+    mean = weights @ np.array(means)
+    apart = np.array(means) - mean
+    covariance = np.tensordot(weights, np.array(covariances), 1) + (weights[:, None] * apart).T @ apart
+    # 192 entries: the largest of 192 standard normal scores exceeds 4.5 with probability 0.0013.
+    assert (np.abs(samples.mean(0) - mean) / np.sqrt(np.diag(covariance) / n)).max() < 4.5
+    directions = np.random.default_rng(0).normal(size=(SIZE, 20))
+    exact = np.einsum("ij,ik,kj->j", directions, covariance, directions)
+    assert (np.abs((samples @ directions).var(0) / exact - 1) / np.sqrt(2 / n)).max() < 4.5
+
+
+@pytest.mark.parametrize("make", [lambda shape: Diagonal(jnp.full(shape, 0.3)), natural_spectrum])
+def test_float32_suffices_at_64_pixels(make):
+    """`x0_hat` from a hardly noisy image, and both ends of the schedule."""
+    shape = (64, 64, 3)
+    prior = GaussianDenoiser(jnp.zeros(shape), make(shape), linear())
+    x0 = prior.sample(jax.random.key(0))
+    for t in (0, 999):
+        alpha_t, sigma_t = (float(a) for a in prior.schedule(t))
+        x_t = alpha_t * x0 + sigma_t * jax.random.normal(jax.random.key(1), shape)
+        values = np.asarray(prior.covariance.eigenvalues, np.float64)
+        gain = alpha_t * values / (alpha_t**2 * values + sigma_t**2)
+        x = np.asarray(x_t, np.float64)
+        if isinstance(prior.covariance, Stationary):
+            colours = np.asarray(prior.covariance.colour_vectors, np.float64)
+            exact = np.fft.ifft2(gain * np.fft.fft2(x @ colours, axes=(0, 1)), axes=(0, 1)).real @ colours.T
+        else:
+            exact = gain * x
+        np.testing.assert_allclose(prior.predict(x_t, t).x0_hat, exact, atol=1e-5)
+        assert jnp.isfinite(prior.log_density(x_t, t))
+
+
+def test_natural_images_are_smooth_and_nearly_grey():
+    covariance = natural_spectrum((32, 32, 3), variance=0.25, correlation=0.9)
+    np.testing.assert_allclose(covariance.variance, 0.25, rtol=1e-5)
+    impulse = jnp.zeros((32, 32, 3)).at[0, 0, 0].set(1.0)
+    correlation = covariance.apply(lambda v: v, impulse) / 0.25
+    np.testing.assert_allclose(correlation[0, 0], [1, 0.9, 0.9], rtol=1e-4)
+    assert 1 > correlation[0, 1, 0] > correlation[0, 4, 0] > correlation[0, 16, 0]
+    # On a torus the last column is the neighbour of the first.
+    np.testing.assert_allclose(correlation[0, 1], correlation[0, -1], atol=1e-5)
+
+
+def test_bad_covariances_are_refused():
+    with pytest.raises(ValueError, match="symmetric"):
+        Dense(np.triu(np.ones((3, 3))))
+    with pytest.raises(ValueError, match="no covariance"):
+        Dense(np.array([[1.0, 2.0], [2.0, 1.0]]))
+    with pytest.raises(ValueError, match="frequencies"):
+        Stationary(np.arange(16.0).reshape(4, 4), np.eye(3))
+    with pytest.raises(ValueError, match="`correlation`"):
+        natural_spectrum(SHAPE, correlation=1.0)
+    with pytest.raises(ValueError, match="entries"):
+        GaussianDenoiser(jnp.zeros(SHAPE), Diagonal(jnp.ones((4, 4, 3))), linear())
+    gaussian = gaussian_denoiser()
+    with pytest.raises(ValueError, match="positive"):
+        MixtureDenoiser((1.0, 0.0), [gaussian, gaussian])
+    with pytest.raises(ValueError, match="one kind"):
+        MixtureDenoiser((1.0, 1.0), [gaussian, PRIORS["dense"]()])
