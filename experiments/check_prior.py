@@ -22,7 +22,7 @@ from jaxdiff.images import grid, write_image
 from jaxdiff.metrics import psnr
 from jaxdiff.runs.errors import exit_on_user_error
 from jaxdiff.runs.folder import command_line, describe, open_folder, write_atomically
-from jaxdiff.runs.names import METHODS
+from jaxdiff.runs.names import REPORTED
 from jaxdiff.runs.presets import Run, make_run
 from jaxdiff.runs.runner import draw
 
@@ -58,7 +58,7 @@ def restored_psnr(config: Config, denoiser: Denoiser, face: int, console: Consol
     found = {}
     for task, kind in KINDS.items():
         problem = make_problem(task, truth, config.sigma, seed=face)
-        for method in METHODS:
+        for method in REPORTED:
             run = make_run(method, kind, denoiser, problem.operator, problem.y, config.sigma, config.steps)
             store = config.out / "samples" / f"face-{face}_{task}_{method}.npz"
             drawn = draw(f"face {face}, {task}, {method}", run, key, store, console)
@@ -68,9 +68,9 @@ def restored_psnr(config: Config, denoiser: Denoiser, face: int, console: Consol
 
 def table(results: list[dict[tuple[str, str], float]]) -> str:
     """A row per task: PSNR of the methods, and how far DPS is above SDEdit on average and on its worst face."""
-    lines = ["| task | " + " | ".join(METHODS.values()) + " | DPS - SDEdit | least |", "|" + " --- |" * 6]
+    lines = ["| task | " + " | ".join(REPORTED.values()) + " | DPS - SDEdit | least |", "|" + " --- |" * 6]
     for task, name in TASKS.items():
-        values = {method: np.array([r[task, method] for r in results]) for method in METHODS}
+        values = {method: np.array([r[task, method] for r in results]) for method in REPORTED}
         gain = values["dps"] - values["sdedit"]
         cells = [f"{v.mean():.1f} ± {v.std():.1f}" for v in values.values()]
         lines.append(f"| {name} | " + " | ".join([*cells, f"{gain.mean():.1f}", f"{gain.min():.1f}"]) + " |")

@@ -37,7 +37,7 @@ from jaxdiff.operators import Identity
 from jaxdiff.runs import report
 from jaxdiff.runs.errors import UserError, check_names, exit_on_user_error
 from jaxdiff.runs.folder import command_line, digest, finish_folder, write_atomically, write_csv
-from jaxdiff.runs.names import METHODS
+from jaxdiff.runs.names import METHODS, REPORTED
 from jaxdiff.runs.presets import make_run
 from jaxdiff.runs.runner import sample_keys
 from jaxdiff.runs.scores import load_lpips_nets, score
@@ -56,7 +56,7 @@ class OutOfDistribution(Config):
     """A photo of what it has; a drawn face that was held out of training by default."""
     tasks: tuple[str, ...] = tuple(TASKS)
     """Some of: box, random, blur."""
-    methods: tuple[str, ...] = tuple(METHODS)
+    methods: tuple[str, ...] = tuple(REPORTED)
     """Some of: sdedit, score-ald, dps."""
     denoise_at: int = 100
     """Noise level of one-step denoising, as a time of the diffusion."""

@@ -92,9 +92,8 @@ class Stationary:
     """The same correlations everywhere, on a torus: diagonal in the Fourier basis, with one matrix for the colours.
 
     Args:
-        spectrum: power at every frequency, in the order of `numpy.fft.fft2`, `(h, w)`, the same at `k` and `-k`; its mean
-            multiplies `colour`.
-        colour: covariance of the colours of one pixel, `(c, c)`.
+        spectrum: power at every frequency, `(h, w)` in the order of `numpy.fft.fft2`; the same at `k` and `-k`.
+        colour: covariance of the colours of one pixel over the mean power, `(c, c)`.
 
     Raises:
         ValueError: if the spectrum is not symmetric, either is negative, or `colour` is not symmetric.

@@ -107,7 +107,7 @@ def test_conjugate_gradients_agree_with_the_factor():
     "operator", [GaussianBlur(1.5, 13), BoxMask(20, 20, 24, 24), Identity()], ids=["blur", "box", "all"]
 )
 def test_float32_suffices_at_64_pixels(operator):
-    """Without a matrix, `S u = r` is solved to four digits."""
+    """Without a matrix, `S u = r` is solved to a hundredth of the noise, though the condition number is about 5e4."""
     shape = (64, 64, 3)
     prior = GaussianDenoiser(jnp.zeros(shape), natural_spectrum(shape), linear())
     y = measure(jax.random.key(1), operator, prior.sample(jax.random.key(0)), SIGMA_Y)
@@ -115,7 +115,7 @@ def test_float32_suffices_at_64_pixels(operator):
     assert isinstance(exact.solve, Spectral if isinstance(operator, Identity) else Iterative)
     u = jax.jit(lambda p: p.solve(p.y))(exact)
     product = operator(prior.covariance.apply(lambda c: c, adjoint(operator, y)(u))) + SIGMA_Y**2 * u
-    assert jnp.linalg.norm(product - y) < 1e-4 * jnp.linalg.norm(y)
+    assert jnp.sqrt(jnp.mean((product - y) ** 2)) < 0.01 * SIGMA_Y
 
 
 def test_what_has_no_answer_is_refused():

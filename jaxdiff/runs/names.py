@@ -1,6 +1,8 @@
 """Names that a user may type and how a noise level is told; free of JAX, so that a command line starts at once."""
 
-METHODS = {"sdedit": "SDEdit", "score-ald": "ScoreALD", "dps": "DPS"}
+REPORTED = {"sdedit": "SDEdit", "score-ald": "ScoreALD", "dps": "DPS"}
+"""The methods of the reports, which experiments compare by default."""
+METHODS = REPORTED | {"dps-likelihood": "DPSLikelihood", "tmpd": "TMPD", "pigdm": "PiGDM", "mmps": "MMPS"}
 WEIGHTINGS = ("over_gamma", "over_variance", "twice_over_variance")
 TASKS = {"inpaint": "inpainting", "deblur": "deblurring", "denoise": "denoising"}
 

@@ -17,6 +17,10 @@ from jaxdiff.runs.errors import UserError, check_name
 from jaxdiff.runs.names import WEIGHTINGS
 from jaxdiff.samplers import (
     DPS,
+    MMPS,
+    TMPD,
+    DPSLikelihood,
+    PiGDM,
     ScoreALD,
     SDEdit,
     over_gamma,
@@ -41,13 +45,19 @@ Chosen by trying 0.15 to 1.5 on held-out faces 0 to 2."""
 GAMMA = {"inpaint": (28.0, 33.0), "deblur": (10.0, 15.0), "denoise": (28.0, 33.0)}
 """Jacques' best gamma at t = 0 and t = T - 1, for the weighting 1 / gamma."""
 
+LIKELIHOOD_ZETA = 0.1
+"""DPSLikelihood's weight: the likelihood itself, 1.0, overshoots where the prior's pixels go together."""
+
+ROUNDING = 2 / 255 / 12**0.5
+"""Standard deviation of what 8 bits round off: the noise of pictures said to have none, for methods that need some."""
+
 
 @dataclass(frozen=True)
 class HyperParameters:
     """What may be chosen by hand, in the units of the literature (256x256, 1000 steps); None takes the default.
 
     Attributes:
-        zeta: DPS' step size.
+        zeta: DPS' step size; or DPSLikelihood's weight, which is in no unit.
         gamma: ScoreALD's gamma at `t = 0` and at `t = T - 1`.
         weighting: ScoreALD's weighting, by the name of its function.
         start: SDEdit's start time.
@@ -89,7 +99,7 @@ def make_run(
     """Sets a method up for a task.
 
     Args:
-        method: `sdedit`, `score-ald` or `dps`.
+        method: a key of `METHODS`.
         task: `inpaint`, `deblur` or `denoise`, which decides the defaults.
         denoiser: the prior.
         operator: the forward model.
@@ -101,6 +111,8 @@ def make_run(
     Raises:
         UserError: if a hyper-parameter is out of its range.
     """
+    if method in ("dps-likelihood", "tmpd", "pigdm", "mmps"):
+        return _noise_aware(method, denoiser, operator, y, max(sigma_y, ROUNDING), steps, chosen)
     make = {"sdedit": _sdedit, "score-ald": _score_ald, "dps": _dps}[method]
     return make(task, denoiser, operator, y, sigma_y, steps, chosen)
 
@@ -147,9 +159,26 @@ def _dps(
     task: str, denoiser: Prior, operator: Operator, y: Array, sigma_y: float, steps: int, chosen: HyperParameters
 ) -> Run:
     defaults = ZETA if min(denoiser.image_shape[:2]) >= 256 else SMALL_ZETA
-    zeta = defaults[task] if chosen.zeta is None else chosen.zeta
-    if not 0 <= zeta < float("inf"):
-        raise UserError(f"DPS' zeta must be zero or positive, got {zeta}.")
+    zeta = defaults[task] if chosen.zeta is None else _checked_zeta(chosen.zeta)
     scaled = scale_zeta(zeta, denoiser.image_shape, steps)
     times = time_grid(denoiser.schedule.num_times, steps)
     return Run(DPS(denoiser, operator, y, scaled), times, {"form": "unit gradient", "zeta": scaled})
+
+
+def _noise_aware(
+    method: str, denoiser: Prior, operator: Operator, y: Array, sigma_y: float, steps: int, chosen: HyperParameters
+) -> Run:
+    times, problem = time_grid(denoiser.schedule.num_times, steps), (denoiser, operator, y, sigma_y)
+    settings = {"sigma_y": sigma_y}
+    if method == "dps-likelihood":
+        zeta = LIKELIHOOD_ZETA if chosen.zeta is None else _checked_zeta(chosen.zeta)
+        return Run(DPSLikelihood(*problem, zeta), times, settings | {"zeta": zeta})
+    sampler = {"tmpd": TMPD, "pigdm": PiGDM, "mmps": MMPS}[method](*problem)
+    found = {name: getattr(sampler, name) for name in ("prior_variance", "iterations") if hasattr(sampler, name)}
+    return Run(sampler, times, settings | found)
+
+
+def _checked_zeta(zeta: float) -> float:
+    if not 0 <= zeta < float("inf"):
+        raise UserError(f"DPS' zeta must be zero or positive, got {zeta}.")
+    return zeta

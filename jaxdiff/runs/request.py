@@ -42,9 +42,9 @@ class Restore:
     samples: int = 4
     """How many restorations to draw."""
     method: str | None = None
-    """dps, score-ald or sdedit; the best for the task by default."""
+    """dps, score-ald, sdedit, dps-likelihood, tmpd, pigdm or mmps; the best for the task by default."""
     zeta: float | None = None
-    """dps: step size, in the units of the literature (256x256 pixels, 1000 steps)."""
+    """dps: step size, in the units of the literature (256x256 pixels, 1000 steps). dps-likelihood: weight, up to 1."""
     gamma: tuple[float, float] | None = None
     """score-ald: gamma at the clean and at the noisy end, in the units of the literature."""
     weighting: str = "over_gamma"
@@ -98,9 +98,10 @@ class Restore:
         check_positive(samples=self.samples, steps=self.steps, batch_size=self.batch_size)
         self._check_sigma()
         self._check_operator()
-        for flag, method in (("zeta", "dps"), ("gamma", "score-ald"), ("start", "sdedit")):
-            if getattr(self, flag) is not None and self.chosen_method != method:
-                raise UserError(f"--{flag} belongs to --method {method}, not to {self.chosen_method}.")
+        owners = {"zeta": ("dps", "dps-likelihood"), "gamma": ("score-ald",), "start": ("sdedit",)}
+        for flag, methods in owners.items():
+            if getattr(self, flag) is not None and self.chosen_method not in methods:
+                raise UserError(f"--{flag} belongs to --method {' or '.join(methods)}, not to {self.chosen_method}.")
 
     def _check_sigma(self) -> None:
         if self.sigma is not None and self.sigma_steps is not None:

@@ -29,7 +29,8 @@ class TMPD:
         ValueError: if `y` does not have the shape that `operator` gives.
 
     Deviations:
-        A row sum below zero counts as zero. Nothing is clipped inside the Jacobian; the moved estimate is, where the denoiser clips.
+        A row sum below zero counts as zero. Nothing is clipped inside the Jacobian; the moved estimate is, where the
+        denoiser clips.
 
     References:
         Boys et al., 2023, https://arxiv.org/abs/2310.06721, section 3 (the row sum is the projection of its code).

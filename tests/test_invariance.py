@@ -1,0 +1,137 @@
+"""Sample `k` depends on key `k` alone: not on its neighbours, its place, the chunks, or the number of devices."""
+
+import functools
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from jaxdiff import DPS, Denoiser, sample, sample_many
+from jaxdiff.checkpoint import with_parameters
+from jaxdiff.denoiser import Prediction
+from jaxdiff.operators import Identity
+from jaxdiff.pytree import pytree
+from jaxdiff.schedule import linear, time_grid
+from jaxdiff.unet import UNet, UNetConfig
+from tests.conftest import SAMPLERS, SHAPE, random_weights, small_problem
+
+DEVICES = 8
+KEYS = jax.random.split(jax.random.key(4), DEVICES)
+TIMES = time_grid(1000, 12)
+ORDER = np.array([5, 2, 7, 0, 3, 6, 1, 4])
+# Two programs round differently; a dependence on another sample would show in the first digit.
+ROUNDING = 2e-5
+
+
+@pytree
+class Noise:
+    """A sampler that remembers the random bits of its keys; a normal number's last digit depends on the program."""
+
+    start: jax.Array
+
+    def init(self, key, t):
+        return jnp.concatenate([self.start[1:], jax.random.bits(key, SHAPE)[None]])
+
+    def step(self, key, drawn, t, s):
+        drawn = jnp.concatenate([drawn[1:], jax.random.bits(key, SHAPE)[None]])
+        return drawn, Prediction(jnp.zeros(SHAPE), None)
+
+
+def make_network_sampler() -> DPS:
+    """DPS with a network whose attention, norms and convolutions could each mix up a batch."""
+    config = UNetConfig(8, 8, (1,), 1, (8,), num_heads=2, out_channels=6, norm_groups=4)
+    network = with_parameters(nnx.eval_shape(lambda: UNet(config, rngs=nnx.Rngs(0))), random_weights(config))
+    denoiser = Denoiser(network, linear(), SHAPE, variance="learned_range")
+    return DPS(denoiser, Identity(), jnp.linspace(-1, 1, 192).reshape(SHAPE), zeta=0.1)
+
+
+SUBJECTS = {name: lambda make=make: make(*small_problem()) for name, make in SAMPLERS.items()} | {
+    "noise": lambda: Noise(jnp.zeros((len(TIMES), *SHAPE), jnp.uint32)),
+    "network": make_network_sampler,
+}
+
+
+@functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+def draw(sampler, keys):
+    return jax.vmap(lambda key: sample(sampler, key, TIMES)[0])(keys)
+
+
+def write_on_devices(path: str) -> None:
+    """Draws everything with one sample on each device; runs in a process that has so many."""
+    mesh = jax.make_mesh((DEVICES,), ("seeds",), axis_types=(AxisType.Auto,))
+    spread = NamedSharding(mesh, PartitionSpec("seeds"))
+    keys = jax.device_put(KEYS, spread)
+    samples = {name: draw(make(), keys) for name, make in SUBJECTS.items()}
+    for name, drawn in samples.items():
+        assert drawn.sharding.is_equivalent_to(spread, drawn.ndim), name
+    arrays: dict[str, Any] = {name: np.asarray(drawn) for name, drawn in samples.items()}
+    np.savez(path, **arrays)
+
+
+@functools.cache
+def draw_together(name: str) -> np.ndarray:
+    """Returns the samples of all keys, drawn by one program on one device."""
+    return np.asarray(draw(SUBJECTS[name](), KEYS))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def process(tmp_path_factory) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """Draws on many devices while the tests that need one run."""
+    path = tmp_path_factory.mktemp("devices") / "samples.npz"
+    command = f"from tests.test_invariance import write_on_devices; write_on_devices({str(path)!r})"
+    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES}", "JAX_PLATFORMS": "cpu"}
+    arguments, root = [sys.executable, "-c", command], Path(__file__).parents[1]
+    with subprocess.Popen(arguments, env=os.environ | flags, cwd=root, stderr=subprocess.PIPE, text=True) as child:
+        yield child, path
+        child.kill()
+
+
+@pytest.fixture(scope="module")
+def on_devices(process) -> dict[str, np.ndarray]:
+    child, path = process
+    _, errors = child.communicate(timeout=300)
+    assert child.returncode == 0, errors
+    with np.load(path) as stored:
+        return dict(stored)
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_neighbours_and_place_change_no_bit(name):
+    sampler, samples = SUBJECTS[name](), draw_together(name)
+    np.testing.assert_array_equal(draw(sampler, KEYS[ORDER]), samples[ORDER])
+    for k in (2, 7):
+        copies = draw(sampler, KEYS[jnp.full(DEVICES, k)])
+        np.testing.assert_array_equal(copies, np.broadcast_to(samples[k], samples.shape))
+
+
+def test_random_bits_are_those_of_the_keys_of_the_steps():
+    sampler = SUBJECTS["noise"]()
+    drawn = draw_together("noise")
+    for k in (0, 5):
+        keys_of_steps = [jax.random.fold_in(KEYS[k], jnp.int32(t)) for t in (-1, *TIMES[:-1])]
+        np.testing.assert_array_equal(drawn[k], [jax.random.bits(key, SHAPE) for key in keys_of_steps])
+    np.testing.assert_array_equal(sample_many(sampler, KEYS, TIMES, batch_size=3, segment=4), drawn)
+
+
+def test_samples_of_a_network_are_those_drawn_alone_and_in_chunks():
+    sampler = SUBJECTS["network"]()
+    samples, alone = draw_together("network"), [draw(sampler, KEYS[k : k + 1])[0] for k in range(DEVICES)]
+    np.testing.assert_allclose(alone, samples, atol=ROUNDING)
+    chunks = sample_many(sampler, KEYS, TIMES, batch_size=3)
+    np.testing.assert_allclose(chunks, samples, atol=ROUNDING)
+    np.testing.assert_array_equal(sample_many(sampler, KEYS[ORDER], TIMES, batch_size=3), chunks[ORDER])
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_samples_on_eight_devices_are_those_on_one(name, on_devices):
+    bound = 0 if name == "noise" else ROUNDING
+    np.testing.assert_allclose(on_devices[name], draw_together(name), rtol=0, atol=bound)
