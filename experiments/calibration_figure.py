@@ -13,7 +13,7 @@ from jaxdiff.runs.folder import Row, write_atomically
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MARKS = "os^vDPX*<>hp"
+MARKS = "o^vsDPX*<>hpd"
 
 
 def figure(path: Path, rows: Sequence[Row], steps: int) -> None:
@@ -50,7 +50,8 @@ def _curves(ax: "Axes", rows: Sequence[Row], samplers: Sequence[str]) -> None:
     ax.plot([0, 1], [0, 1], color="0.6", linewidth=1)
     for row in rows:
         number = samplers.index(str(row["sampler"]))
-        style = {"color": f"C{number % 10}", "marker": MARKS[number % len(MARKS)], "markersize": 4}
+        colour = "black" if row["sampler"] == samplers[0] else f"C{number % 10}"
+        style = {"color": colour, "marker": MARKS[number % len(MARKS)], "markersize": 4}
         y = [np.nan if row["diverged"] else float(row[f"cover{100 * level:.0f}_seen"]) for level in LEVELS]
         ax.plot(LEVELS, y, label=row["sampler"], linewidth=1, **style)
     ax.set_xlabel("level of the interval")

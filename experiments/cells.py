@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from jaxtyping import Array, Float
 
 from experiments.problems import TASKS, Problem
 from experiments.setup import Config, Experiment
+from jaxdiff.diagnostics import Diagnose, Verdict
 from jaxdiff.images import heat, write_image
 from jaxdiff.lpips import LPIPS
 from jaxdiff.operators import observed
@@ -16,7 +18,7 @@ from jaxdiff.runs import report
 from jaxdiff.runs.folder import Row, write_npz
 from jaxdiff.runs.presets import Run
 from jaxdiff.runs.runner import Drawn, draw, sample_keys
-from jaxdiff.runs.scores import mean_and_std, residual_text, score
+from jaxdiff.runs.scores import judge, mean_and_std, residual_text, score
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,12 @@ class Cell:
         mean, std = mean_and_std([row["psnr"] for row in self.rows]) or (float("nan"), float("nan"))
         return f"{mean:.1f} ± {std:.1f}"
 
+    @cached_property
+    def judged(self) -> tuple[Verdict, list[str]]:
+        """The verdict on all samples, and the word for every one alone."""
+        problem = self.problem
+        return judge(self.drawn.samples, problem.operator, problem.y, problem.sigma_y, self.drawn.diagnosis)
+
 
 def file_name(task: str, method: str) -> str:
     """Returns the stem of all files of a cell."""
@@ -75,13 +83,15 @@ def run_cell(
     store = config.out / "samples" / f"{file_name(problem.task, method)}.npz"
     keys = sample_keys(config.seed, config.seeds)
     residual = residual_text(operator, y, sigma_y)
-    drawn = draw(title, run, keys, store, console, batch_size=config.batch_size, residual=residual)
+    observer = Diagnose(experiment.denoiser.schedule, operator, y, sigma_y)
+    drawn = draw(title, run, keys, store, console, batch_size=config.batch_size, residual=residual, observer=observer)
     scores = score(drawn.samples, operator, y, sigma_y, truth=experiment.truth, nets=nets)
     rows: list[Row] = [{"task": problem.task, "method": method, **row} for row in scores]
     cell = Cell(problem, method, run.settings, drawn, rows)
     seconds = f"{drawn.timing.run_seconds:.0f} s, after {drawn.timing.compile_seconds:.0f} s of compiling"
     earlier = " (continued from an earlier run)" if drawn.resumed else ""
-    console.print(f"  {cell.psnr} dB in {seconds}{earlier}", highlight=False)
+    said = f"  {cell.psnr} dB, {cell.judged[0].word}, in {seconds}{earlier}"
+    console.print(said, highlight=False, soft_wrap=True)
     return cell
 
 
@@ -125,6 +135,8 @@ def sections(experiment: Experiment, cells: Sequence[Cell]) -> list[str]:
             rows=cell.rows,
             std_max=std_max,
             frames=cell.drawn.frames,
+            verdict=cell.judged[0],
+            curve=cell.drawn.curve,
         )
         for cell in cells
     ]
@@ -136,4 +148,5 @@ def record(cells: Sequence[Cell]) -> dict[str, Any]:
         "operators": {cell.problem.task: cell.problem.operator_settings for cell in cells},
         "hyper_parameters": {cell.title: cell.settings for cell in cells},
         "seconds": {cell.title: asdict(cell.drawn.timing) for cell in cells},
+        "verdicts": {cell.title: cell.judged[0]._asdict() for cell in cells},
     }

@@ -32,7 +32,7 @@ from jaxdiff.lpips import LPIPS
 from jaxdiff.runs import report
 from jaxdiff.runs.errors import UserError, check_name, check_names, exit_on_user_error
 from jaxdiff.runs.folder import Row, command_line, finish_folder, write_atomically, write_csv
-from jaxdiff.runs.names import METHODS
+from jaxdiff.runs.names import METHODS, REPORTED
 from jaxdiff.runs.presets import make_run
 from jaxdiff.runs.scores import load_lpips_nets
 
@@ -47,8 +47,8 @@ class Compare(Config):
     """Settings of a report: zhu, jacques, chin-zhang or qi; this project's own by default."""
     tasks: tuple[str, ...] = tuple(TASKS)
     """Some of: box, random, blur."""
-    methods: tuple[str, ...] = tuple(METHODS)
-    """Some of: sdedit, score-ald, dps."""
+    methods: tuple[str, ...] = tuple(REPORTED)
+    """Some of: sdedit, score-ald, dps, dps-likelihood, tmpd, pigdm, mmps."""
     out: Path = Path("results/compare")
     """Folder of the results."""
 
@@ -145,7 +145,8 @@ def main(config: Compare) -> None:
     rows = [row for cell in cells for row in cell.rows]
     theirs = published(paper, experiment.denoiser)
     table = markdown_table(rows, theirs)
-    write_csv(config.out / "metrics.csv", rows)
+    words = [word for cell in cells for word in cell.judged[1]]
+    write_csv(config.out / "metrics.csv", [{**row, "verdict": word} for row, word in zip(rows, words, strict=True)])
     write_atomically(config.out / "table.md", table)
     write_cells(config, experiment, cells)
     write_image(config.out / "figure.png", figure(experiment, cells))

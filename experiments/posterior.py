@@ -141,7 +141,7 @@ class Config:
     seeds: int = 256
     """Samples of every posterior, at least 32."""
     size: int = 8
-    """Height and width of the images, which have three colours."""
+    """Height and width of the images, which have three colours; up to 32, or 16 with the dense prior."""
     sigma: float = 0.05
     """Standard deviation of the measurement noise, in [-1, 1] units."""
     out: Path = Path("results/posterior")
@@ -164,8 +164,9 @@ def check(config: Config) -> None:
         raise UserError(f"--sigma must be positive, got {config.sigma}.")
     if config.seeds < 32:
         raise UserError(f"--seeds must be at least 32, or the figures say nothing, got {config.seeds}.")
-    if not 4 <= config.size <= 16:
-        raise UserError(f"--size must be between 4 and 16, got {config.size}.")
+    largest = 16 if "dense" in config.priors else 32
+    if not 4 <= config.size <= largest:
+        raise UserError(f"--size must be between 4 and {largest} for these priors, got {config.size}.")
     if not config.steps or not all(2 <= n <= 1000 for n in config.steps):
         raise UserError(f"--steps must be between 2 and 1000, got {config.steps}.")
 

@@ -12,15 +12,15 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
 from jaxdiff import Denoiser, sample_segments
+from jaxdiff.diagnostics import Diagnose, Diagnosis
 from jaxdiff.images import heat
 from jaxdiff.operators import Mask, measure
-from jaxdiff.runs import report
 from jaxdiff.runs.errors import UserError, check_positive
 from jaxdiff.runs.names import METHODS
 from jaxdiff.runs.pictures import Fit, check_hidden, read_picture
 from jaxdiff.runs.presets import make_run
 from jaxdiff.runs.runner import SNAPSHOTS, compile_meter, sample_keys
-from jaxdiff.runs.scores import residual_text, score
+from jaxdiff.runs.scores import judge, residual_text
 
 HINT = "paint over what is to be hidden, and leave something to go by"
 
@@ -107,8 +107,10 @@ class Restorer:
         run = make_run(question.method, "inpaint", self.denoiser, operator, y, question.sigma_y, self.steps)
         keys, num_steps = sample_keys(question.seed, question.seeds), len(run.times) - 1
         residual, started = residual_text(operator, y, question.sigma_y), time.monotonic()
+        segment = max(num_steps // SNAPSHOTS, 1)
+        observer = Diagnose(self.denoiser.schedule, operator, y, question.sigma_y)
         with compile_meter() as compilation:
-            for progress in sample_segments(run.sampler, keys, run.times, segment=max(num_steps // SNAPSHOTS, 1)):
+            for progress in sample_segments(run.sampler, keys, run.times, segment=segment, observer=observer):
                 self.compiled.add(program)
                 x, x0_hat = np.asarray(progress.state), np.asarray(progress.x0_hat)
                 _check_finite(x, name, progress.step)
@@ -118,7 +120,8 @@ class Restorer:
                     continue
                 took = f"{time.monotonic() - started:.1f} s, {compilation.seconds:.1f} s of it for compiling"
                 done = f"{_count(len(x), 'sample')} by {name} in {_count(num_steps, 'step')}: {took}."
-                yield conclude(question, operator, x, known, done)
+                words = said(question, operator, y, x, Diagnosis(*map(np.asarray, progress.seen)))
+                yield conclude(question, x, known, f"{done} {words}")
 
 
 def hide(question: Question) -> tuple[Mask, Float[Array, "h w 3"]]:
@@ -134,27 +137,28 @@ def hide(question: Question) -> tuple[Mask, Float[Array, "h w 3"]]:
     return operator, measure(key, operator, jnp.asarray(question.image), question.sigma_y)
 
 
-def conclude(
-    question: Question, operator: Mask, x: Float[np.ndarray, "n h w 3"], known: list[Picture], done: str
-) -> View:
-    """Returns the samples with their mean and spread, and says how well they agree with what is known.
+def said(question: Question, operator: Mask, y: Array, x: Float[np.ndarray, "n h w 3"], diagnosis: Diagnosis) -> str:
+    """Says how well the samples, as they were drawn, agree with what is known."""
+    verdict, _ = judge(x, operator, y, question.sigma_y, diagnosis)
+    put_back = " Then the known pixels were put back." if question.sigma_y == 0 else ""
+    return f"{verdict.word.capitalize()}: {verdict.sentence}{put_back}"
+
+
+def conclude(question: Question, x: Float[np.ndarray, "n h w 3"], known: list[Picture], status: str) -> View:
+    """Returns the samples with their mean and spread.
 
     Without noise the known pixels are those of the picture, exactly.
     """
-    y, samples = known[0].image, np.clip(x, -1, 1)
-    if question.sigma_y > 0:
-        words = report.verdict(score(x, operator, jnp.asarray(y), question.sigma_y))
-    else:
-        missed = np.sqrt(np.mean((samples - y)[:, ~question.hidden] ** 2)) * 127.5
-        words = f"The samples missed the known pixels by {missed:.1f} of 255 steps; then these were put back."
-        samples = np.where(question.hidden[..., None], samples, y)
+    samples = np.clip(x, -1, 1)
+    if question.sigma_y == 0:
+        samples = np.where(question.hidden[..., None], samples, known[0].image)
     others = list(known)
     if len(samples) > 1:
         std = samples.std(0).mean(-1)
         white = max(float(np.quantile(std, 0.99)), 1e-6)
         others.append(Picture(samples.mean(0), f"mean of the {len(samples)} samples"))
         others.append(Picture(heat(std, white), f"their standard deviation, white is {white:.2g}"))
-    return View(_captioned(samples, "sample"), others, f"{done} {words}")
+    return View(_captioned(samples, "sample"), others, status)
 
 
 def painted(layers: Sequence[UInt8[np.ndarray, "H W 4"]], size: int) -> Bool[np.ndarray, "size size"]:

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from experiments.cells import Cell
 from experiments.problems import TASKS
 from experiments.setup import Config, Experiment
+from jaxdiff.diagnostics import ABOUT_ONE
 from jaxdiff.runs.folder import Row
-from jaxdiff.runs.report import ABOUT_ONE
 from jaxdiff.runs.scores import NOT_AVAILABLE, mean_and_std
 
 SIGNS = {"residual_ratio": "residual / noise", "std": "std over seeds", "denoising_error": "denoising error"}

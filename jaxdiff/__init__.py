@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from jaxdiff import exact, faces, gaussian, operators, posterior
     from jaxdiff.checkpoint import PriorError, load_prior
     from jaxdiff.denoiser import Denoiser, Prediction, tweedie_variance
+    from jaxdiff.diagnostics import Diagnose, Diagnosis, Verdict, verdict
     from jaxdiff.gaussian import GaussianDenoiser, MixtureDenoiser
     from jaxdiff.samplers import (
         DDIM,
@@ -34,6 +35,8 @@ __all__ = [
     "DPSLikelihood",
     "DPSNorm",
     "Denoiser",
+    "Diagnose",
+    "Diagnosis",
     "GaussianDenoiser",
     "MixtureDenoiser",
     "PiGDM",
@@ -42,6 +45,7 @@ __all__ = [
     "SDEdit",
     "Schedule",
     "ScoreALD",
+    "Verdict",
     "exact",
     "faces",
     "gaussian",
@@ -55,12 +59,14 @@ __all__ = [
     "scale_zeta",
     "time_grid",
     "tweedie_variance",
+    "verdict",
 ]
 __version__ = "0.1.0"
 
 _MODULES = {
     "checkpoint": ("PriorError", "load_prior"),
     "denoiser": ("Denoiser", "Prediction", "tweedie_variance"),
+    "diagnostics": ("Diagnose", "Diagnosis", "Verdict", "verdict"),
     "gaussian": ("GaussianDenoiser", "MixtureDenoiser"),
     "samplers": (
         "DDIM",

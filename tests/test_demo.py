@@ -53,7 +53,8 @@ def test_samples_grow_step_by_step_and_keep_what_is_known(restorer):
     np.testing.assert_array_equal(measurement, known[..., None] * asked.image)
     np.testing.assert_allclose(mean, samples.mean(0), atol=1e-6)
     assert "2 samples by SDEdit in 2 steps" in last.status
-    assert "missed the known pixels by" in last.status
+    assert "The samples miss the data by" in last.status
+    assert "put back" in last.status
 
 
 def test_another_picture_and_mask_compile_nothing_and_another_method_does(restorer):

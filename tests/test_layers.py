@@ -32,6 +32,7 @@ ALLOWED = {
     "cli": {"runs"},
     "__main__": {"cli"},
     "__init__": {
+        "diagnostics",
         "checkpoint",
         "denoiser",
         "exact",

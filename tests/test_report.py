@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxdiff.diagnostics import Diagnosis, Verdict
 from jaxdiff.images import heat, to_uint8
 from jaxdiff.runs import report
+from jaxdiff.runs.chart import chart
 from tests.test_images import image
 
 HOSTILE = "<script>alert(1)</script> & \"><img onerror='x'>"
@@ -88,6 +90,7 @@ def every_block(text):
         report.figure_file(png.getvalue(), text),
         report.slider(image(), image(seed=1), text, text),
         section(title=text, frames=frames, rows=[{"seed": text, "residual_ratio": text, "psnr": text}] * 2),
+        chart(np.ones((3, 2)), text),
     ]
 
 
@@ -222,21 +225,34 @@ def test_scores_end_in_their_mean_and_std():
     ]
 
 
-@pytest.mark.parametrize(
-    ("ratios", "words"),
-    [
-        ([0.9, 1.2], "is 1.05, averaged over 2 seeds: about 1, so the samples agree"),
-        ([2.0, 1.2], "is 1.60, averaged over 2 seeds: far above 1, so the measurement was ignored"),
-        ([0.3, 0.5], "is 0.40, averaged over 2 seeds: far below 1, so the noise of the measurement was fitted"),
-        (["n/a", "n/a"], "is n/a"),
-    ],
-)
-def test_the_residual_is_judged_in_words(ratios, words):
-    assert words in Document(section(rows=score_rows(ratios))).text
+def test_the_verdict_is_told():
+    document = Document(section(verdict=Verdict("data ignored", "Why & what < helps.")))
+    assert "data ignored: Why & what < helps." in document.text
+    assert document.all("strong")
 
 
-def test_nothing_is_said_of_a_residual_that_is_not_there():
-    assert "residual" not in section(rows=[{"seed": 0, "psnr": 20.0}, {"seed": 1, "psnr": 21.0}])
+def test_nothing_is_said_of_what_is_not_known():
+    quiet = section(rows=[{"seed": 0, "psnr": 20.0}, {"seed": 1, "psnr": 21.0}])
+    assert "residual" not in quiet
+    assert "<svg" not in quiet
+
+
+def test_curves_along_a_run_rise_with_their_values_on_a_logarithmic_scale():
+    document = Document(chart(np.array([[0.1, 10.0], [1.0, 10.0], [10.0, np.nan]]), "how <far>", mark=1.0))
+    first, second = (
+        [tuple(map(float, point.split(","))) for point in attrs["points"].split()] for attrs in document.all("polyline")
+    )
+    assert len(first) == 3
+    assert len(second) == 2
+    assert first[0][0] < first[1][0] < first[2][0]
+    assert first[0][1] - first[1][1] == pytest.approx(first[1][1] - first[2][1], abs=0.2)
+    assert second[0][1] == first[2][1]
+    assert float(document.all("line", "mark")[0]["y1"]) == first[1][1]
+    assert "how <far>" in document.text
+    # Nothing but zeros, as guidance of an unguided run.
+    assert "nan" not in chart(np.zeros((3, 2)), "zeros")
+    seen = Diagnosis(*(np.full((3, 2), 0.5) for _ in Diagnosis._fields))
+    assert len(Document(section(curve=seen)).all("svg", "chart")) == 2
 
 
 def test_mean_and_spread_are_those_of_the_clipped_samples():

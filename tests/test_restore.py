@@ -101,7 +101,8 @@ def test_inpainting_fills_the_hole_and_nothing_else(prior, folder, capsys):
 def test_simulated_damage_is_scored_and_the_noise_is_what_was_asked(prior, folder, capsys):
     flags = ["--task", "denoise", "--simulate", "--sigma-steps", "25.5", "--out", "results/noisy"]
     run(prior, "photo.png", *flags)
-    assert "0.2 in [-1, 1] units = 0.1 in [0, 1] units = 25.5 of 255 steps" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "0.2 in [-1, 1] units = 0.1 in [0, 1] units = 25.5 of 255 steps" in said
     kept = np.load(folder / "results" / "noisy" / "measurement.npz")
     noise = kept["y"] - kept["truth"]
     assert noise.std() == pytest.approx(0.2, rel=0.1)
@@ -114,6 +115,8 @@ def test_simulated_damage_is_scored_and_the_noise_is_what_was_asked(prior, folde
     assert all(np.isfinite(float(row["psnr"])) for row in rows)
     told = json.loads((folder / "results" / "noisy" / "config.json").read_text())
     assert told["hyper_parameters"]["start"] == matched_time(load(prior).schedule, 0.2)
+    assert {row["verdict"] for row in rows} == {told["verdict"]["word"]}
+    assert f"{told['verdict']['word']}: {told['verdict']['sentence']}" in said
 
 
 def test_a_clean_photo_is_said_to_need_no_denoising(prior, folder, capsys):
@@ -221,6 +224,10 @@ def test_every_method_can_be_set_up_for_every_task(method):
         made = make_run(method, task, denoiser, lambda x: x, y, 0.1, 20)
         assert 1 <= len(made.times) - 1 <= 20
         assert made.times[-1] == -1
+    if method in ("tmpd", "pigdm", "mmps"):
+        # There is nothing to choose, and no noise at all is taken for rounding to 8 bits.
+        assert 0 < make_run(method, "inpaint", denoiser, lambda x: x, y, 0.0, 20).settings["sigma_y"] < 0.01
+        return
     chosen = HyperParameters(zeta=2.0, gamma=(300.0, 400.0), start=250)
     other = make_run(method, "inpaint", denoiser, lambda x: x, y, 0.1, 20, chosen)
     assert other.settings != make_run(method, "inpaint", denoiser, lambda x: x, y, 0.1, 20).settings

@@ -6,9 +6,11 @@ import pytest
 from rich.console import Console
 
 from jaxdiff import DDPM, DPS, time_grid
+from jaxdiff.diagnostics import Diagnose, Diagnosis
 from jaxdiff.operators import residual_ratio
 from jaxdiff.runs import runner
 from jaxdiff.runs.errors import UserError
+from jaxdiff.runs.folder import read_npz
 from jaxdiff.runs.presets import Run
 from jaxdiff.runs.runner import draw, sample_keys
 from jaxdiff.runs.scores import residual_text
@@ -25,6 +27,11 @@ def keep_every_segment(monkeypatch):
 def make_run():
     denoiser, operator, y = small_problem()
     return Run(DPS(denoiser, operator, y, zeta=0.1), time_grid(1000, 40), {})
+
+
+def make_observer():
+    denoiser, operator, y = small_problem()
+    return Diagnose(denoiser.schedule, operator, y, SIGMA_Y)
 
 
 class Killed(BaseException):
@@ -46,8 +53,8 @@ def killed_at(count):
 
 
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
-    run, console = make_run(), Console(quiet=True)
-    whole = draw("whole", run, KEYS, tmp_path / "whole.npz", console, batch_size=2)
+    run, console, observer = make_run(), Console(quiet=True), make_observer()
+    whole = draw("whole", run, KEYS, tmp_path / "whole.npz", console, batch_size=2, observer=observer)
     assert whole.samples.shape == (5, 8, 8, 3)
     assert len(whole.frames) == runner.SNAPSHOTS
     assert not whole.resumed
@@ -55,15 +62,52 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
     # Three batches of 20 segments: inside the first, at the end of one, at the beginning of the next, in the last.
     for count in (7, 14, 1, 2, 30):
         with pytest.raises(Killed):
-            draw("killed", run, KEYS, store, console, batch_size=2, residual=killed_at(count))
+            draw("killed", run, KEYS, store, console, batch_size=2, residual=killed_at(count), observer=observer)
         assert store.with_suffix(".partial.npz").exists() or count == 1
         assert not store.exists()
-    rest = draw("killed", run, KEYS, store, console, batch_size=2)
+    rest = draw("killed", run, KEYS, store, console, batch_size=2, observer=observer)
     assert rest.resumed
     np.testing.assert_array_equal(rest.samples, whole.samples)
     np.testing.assert_array_equal(rest.frames, whole.frames)
+    again = draw("read", run, KEYS, store, console, batch_size=2, observer=observer)
+    for found in (rest, again):
+        assert found.curve is not None
+        jax.tree.map(np.testing.assert_array_equal, found.curve, whole.curve)
     assert rest.timing.run_seconds > 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["killed.npz", "whole.npz"]
+
+
+def test_what_was_observed_is_put_to_the_sample_it_belongs_to(tmp_path):
+    run, console, observer = make_run(), Console(quiet=True), make_observer()
+    one, two = (
+        draw("run", run, KEYS, tmp_path / f"{size}.npz", console, batch_size=size, observer=observer) for size in (5, 2)
+    )
+    assert one.curve is not None
+    assert two.curve is not None
+    assert [leaf.shape for leaf in two.curve] == [(runner.SNAPSHOTS, 5)] * len(Diagnosis._fields)
+    for found, wanted in zip(two.curve, one.curve, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-2, atol=1e-4)
+    assert one.diagnosis is not None
+    np.testing.assert_array_equal(one.diagnosis.residual, one.curve.residual[-1])
+    assert len(np.unique(one.diagnosis.residual)) == 5
+    assert (one.curve.steps[:, 0] == np.arange(2, 41, 2)).all()
+
+
+def test_what_was_not_observed_is_not_there(tmp_path):
+    run, console, store = make_run(), Console(quiet=True), tmp_path / "run.npz"
+    drawn = draw("run", run, KEYS, store, console)
+    assert drawn.curve is None
+    assert drawn.diagnosis is None
+    assert set(read_npz(store)) == {"samples", "frames", "seconds"}
+    assert draw("read", run, KEYS, store, console, observer=make_observer()).diagnosis is None
+    # A chain of which a part was not observed cannot be judged: it starts anew.
+    store.unlink()
+    with pytest.raises(Killed):
+        draw("killed", run, KEYS, store, console, residual=killed_at(3))
+    anew = draw("anew", run, KEYS, store, console, observer=make_observer())
+    assert not anew.resumed
+    assert anew.diagnosis is not None
+    np.testing.assert_array_equal(anew.diagnosis.steps, 40)
 
 
 def test_another_batch_size_starts_anew(tmp_path):
@@ -84,6 +128,8 @@ def test_damage_and_divergence_are_one_sentence(tmp_path):
     with pytest.raises(UserError, match=r"diverged .* by step 2 of 40") as error:
         draw("NaN", diverging, KEYS, store, console)
     assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=r"diverged .* at time 999, in step 1 of 40; look for NaN"):
+        draw("NaN", diverging, KEYS, store, console, observer=make_observer())
     assert not store.exists()
     for name in ("run.npz", "run.partial.npz"):
         (tmp_path / name).write_bytes(b"PK\3\4 not an archive")

@@ -58,10 +58,13 @@ def test_compare_writes_everything_and_goes_on(prior, tmp_path, capsys):
         (t, m, s) for t in ("box", "random", "blur") for m in ("SDEdit", "ScoreALD", "DPS") for s in "01"
     }
     assert all(np.isfinite(float(r["psnr"])) and r["lpips_vgg"] == "n/a" for r in rows)
+    assert {r["verdict"] for r in rows} <= {"data ignored", "data over-fitted", "diverged", "healthy"}
+    assert {r["verdict"] for r in rows if r["method"] == "SDEdit"} == {"data ignored"}
     told = json.loads((config.out / "config.json").read_text())
     assert told["settings"]["sigma_y"] == {"in [-1, 1] units": 0.05, "in [0, 1] units": 0.025}
     assert told["hyper_parameters"]["box inpainting, DPS"]["zeta"] == pytest.approx((16 * 16 * 3 / 196608) ** 0.5 * 250)
     assert "fold_in" in told["settings"]["keys"]
+    assert told["verdicts"]["box inpainting, SDEdit"]["word"] == "data ignored"
     assert "**" in (config.out / "table.md").read_text()
     # A PNG is the clipped sample, not a stretched one.
     sample = np.load(config.out / "samples" / "box_dps.npz")["samples"][1]

@@ -14,15 +14,14 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from jaxdiff.diagnostics import Diagnosis, Verdict
 from jaxdiff.images import heat, to_uint8
+from jaxdiff.runs.chart import chart
 from jaxdiff.runs.folder import Row, write_atomically
 from jaxdiff.runs.scores import HIGHER_IS_BETTER, LABELS, NOT_AVAILABLE, mean_and_std
 
 SHOWN = 256
 """Pixels on the screen that the height of a smaller image fills, as far as a whole number of times goes."""
-
-ABOUT_ONE = (0.7, 1.5)
-"""Residual ratios that are called about 1."""
 
 _PAGE = Path(__file__).parent / "page"
 _COLUMNS = {
@@ -184,6 +183,8 @@ def samples_section(
     rows: Sequence[Row],
     std_max: float | None = None,
     frames: UInt8[np.ndarray, "f _ _ c"] | None = None,
+    verdict: Verdict | None = None,
+    curve: Diagnosis | None = None,
 ) -> str:
     """Returns all about the samples that one method drew for one task.
 
@@ -195,6 +196,8 @@ def samples_section(
         rows: one row of scores per sample, as from `jaxdiff.runs.scores.score`; columns with other names are left out.
         std_max: the standard deviation shown white; the largest by default.
         frames: snapshots of the first sample, `x_t` beside `x0_hat`.
+        verdict: what the samples are worth.
+        curve: what was observed along the run, `(segments, n)`.
 
     Raises:
         ValueError: if there is not one row per sample.
@@ -215,26 +218,20 @@ def samples_section(
         note = _choice([mean, *names], selected=1)
     drawn = [_choosable(*pair) for pair in zip(x, names, strict=True)]
     blocks = [heading(title), _row(top), note, _row(pictures, "gallery"), _row(drawn, "gallery"), _scores(rows)]
-    if "residual_ratio" in rows[0]:
-        blocks.append(paragraph(verdict(rows)))
+    if verdict is not None:
+        blocks.append(f"<p><strong>{escape(verdict.word)}</strong>: {escape(verdict.sentence)}</p>")
+    if curve is not None:
+        blocks.append(_along(curve))
     return "\n".join(["<section>", *blocks, "</section>"])
 
 
-def verdict(rows: Sequence[Row]) -> str:
-    """Says in one sentence whether the samples agree with the measurement."""
-    found = mean_and_std([row["residual_ratio"] for row in rows])
-    what = "The residual ‖y − A x‖ / (σ √m)"
-    if found is None:
-        return f"{what} is {NOT_AVAILABLE}: its unit is the noise, and there is none (σ = 0)."
-    low, high = ABOUT_ONE
-    if found[0] < low:
-        words = "far below 1, so the noise of the measurement was fitted"
-    elif found[0] <= high:
-        words = "about 1, so the samples agree with the measurement as well as its noise allows"
-    else:
-        words = "far above 1, so the measurement was ignored, at least in part"
-    over = f", averaged over {len(rows)} seeds" * (len(rows) > 1)
-    return f"{what} is {found[0]:.2f}{over}: {words}."
+def _along(curve: Diagnosis) -> str:
+    charts = [
+        chart(curve.residual, "residual of the estimate x0_hat along the run, in units of the noise if there is any")
+    ]
+    if np.max(curve.guidance) > 1e-3:
+        charts.append(chart(curve.guidance, "what the data add to a step, relative to DDPM's own (the last is short)"))
+    return _row(charts)
 
 
 def _scores(rows: Sequence[Row]) -> str:

@@ -11,8 +11,9 @@ from rich.console import Console
 
 from jaxdiff.checkpoint import load_prior
 from jaxdiff.denoiser import Denoiser
+from jaxdiff.diagnostics import Diagnose, Verdict
 from jaxdiff.images import heat, labelled_grid, write_gif, write_image
-from jaxdiff.operators import observed, residual_ratio
+from jaxdiff.operators import observed
 from jaxdiff.runs import report
 from jaxdiff.runs.damage import Damage, read_damage, say
 from jaxdiff.runs.errors import UserError
@@ -21,7 +22,7 @@ from jaxdiff.runs.names import METHODS, TASKS, describe_sigma
 from jaxdiff.runs.presets import HyperParameters, Run, make_run, matched_time
 from jaxdiff.runs.request import Restore
 from jaxdiff.runs.runner import Drawn, draw, sample_keys
-from jaxdiff.runs.scores import load_lpips_nets, mean_and_std, residual_text, score
+from jaxdiff.runs.scores import judge, load_lpips_nets, mean_and_std, residual_text, score
 
 PROGRAM = "jaxdiff restore"
 NOT_EVIDENCE = (
@@ -60,11 +61,14 @@ def restore(request: Restore) -> None:
         console,
         batch_size=request.batch_size,
         residual=residual_text(damage.operator, damage.y, damage.sigma_y),
+        observer=Diagnose(denoiser.schedule, damage.operator, damage.y, damage.sigma_y),
     )
+    judged = judge(drawn.samples, damage.operator, damage.y, damage.sigma_y, drawn.diagnosis)
     kept = known_kept(request, damage, drawn.samples)
-    rows = write_results(request, damage, run, replace(drawn, samples=kept), console)
+    rows = write_results(request, damage, run, replace(drawn, samples=kept), judged, console)
     say(console, summary(rows, drawn))
-    say(console, agreement(damage, drawn.samples, rows))
+    put_back = " Then these were put back." if request.task == "inpaint" and damage.sigma_y == 0 else ""
+    say(console, f"{judged[0].word}: {judged[0].sentence}{put_back}")
     say(console, NOT_EVIDENCE)
     say(console, f"written to {request.folder}: report.html, grid.png, restored_0.png ..., metrics.csv")
 
@@ -105,11 +109,15 @@ def known_kept(request: Restore, damage: Damage, samples: Float[np.ndarray, "n h
     return np.where(np.asarray(observed(damage.operator, damage.y)) > 0, np.asarray(damage.y), clipped)
 
 
-def write_results(request: Restore, damage: Damage, run: Run, drawn: Drawn, console: Console) -> list[Row]:
-    """Writes pictures, scores and the report; returns the scores."""
+def write_results(
+    request: Restore, damage: Damage, run: Run, drawn: Drawn, judged: tuple[Verdict, list[str]], console: Console
+) -> list[Row]:
+    """Writes pictures, scores with the verdict on each sample, and the report; returns the scores."""
     out, samples = request.folder, drawn.samples
     nets, missing = load_lpips_nets() if damage.truth is not None else ({}, [])
     rows = score(samples, damage.operator, damage.y, damage.sigma_y, truth=damage.truth, nets=nets)
+    verdict, words = judged
+    rows = [{**row, "verdict": word} for row, word in zip(rows, words, strict=True)]
     write_csv(out / "metrics.csv", rows)
     arrays = {} if damage.truth is None else {"truth": damage.truth}
     write_npz(
@@ -122,20 +130,11 @@ def write_results(request: Restore, damage: Damage, run: Run, drawn: Drawn, cons
     )
     write_pictures(out, damage, drawn)
     found = {"method": request.chosen_method, "hyper_parameters": run.settings, "seconds": asdict(drawn.timing)}
-    finish_folder(out, found)
-    write_report(request, damage, drawn, rows, found)
+    finish_folder(out, {**found, "verdict": verdict._asdict()})
+    write_report(request, damage, drawn, rows, verdict, found)
     for message in missing:
         console.print(f"LPIPS reads n/a: {message}", soft_wrap=True, highlight=False, style="dim")
     return rows
-
-
-def agreement(damage: Damage, samples: Float[np.ndarray, "n h w 3"], rows: list[Row]) -> str:
-    """Says how well samples, as they were drawn, agree with the data."""
-    if damage.sigma_y > 0:
-        return report.verdict(rows)
-    missed = float(np.mean([residual_ratio(damage.operator, damage.y, np.clip(x, -1, 1), 1.0) for x in samples]))
-    put_back = "; then these were put back" if damage.hidden is not None else ""
-    return f"The samples missed the data by {missed * 127.5:.1f} of 255 steps (root mean square){put_back}."
 
 
 def write_pictures(out: Path, damage: Damage, drawn: Drawn) -> None:
@@ -170,7 +169,9 @@ def at_own_size(damage: Damage, x: Float[np.ndarray, "h w 3"]) -> Float[np.ndarr
     return damage.fit.undo(x)
 
 
-def write_report(request: Restore, damage: Damage, drawn: Drawn, rows: list[Row], found: dict[str, Any]) -> None:
+def write_report(
+    request: Restore, damage: Damage, drawn: Drawn, rows: list[Row], verdict: Verdict, found: dict[str, Any]
+) -> None:
     """Writes `report.html`."""
     blocks = [
         report.command(command_line(PROGRAM, request)),
@@ -182,6 +183,8 @@ def write_report(request: Restore, damage: Damage, drawn: Drawn, rows: list[Row]
             truth=None if damage.truth is None else np.asarray(damage.truth),
             rows=rows,
             frames=drawn.frames,
+            verdict=verdict,
+            curve=drawn.curve,
         ),
         report.paragraph(NOT_EVIDENCE),
         report.heading("Settings"),

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 
+from jaxdiff.diagnostics import Diagnose, Diagnosis
 from jaxdiff.images import to_uint8
 from jaxdiff.runs.errors import UserError
 from jaxdiff.runs.folder import read_npz, write_npz
@@ -83,12 +84,20 @@ class Drawn:
         frames: snapshots of the first chain, `x_t` beside `x0_hat`, one per segment.
         timing: how long it took, all sittings together.
         resumed: whether an earlier sitting had finished some or all of it.
+        curve: what was observed of every sample up to the end of each segment, `(segments, n)`; None without an
+            observer, and where an older version kept none.
     """
 
     samples: Float[np.ndarray, "n h w c"]
     frames: UInt8[np.ndarray, "f h w c"]
     timing: Timing
     resumed: bool
+    curve: Diagnosis | None = None
+
+    @property
+    def diagnosis(self) -> Diagnosis | None:
+        """What was observed of every sample in the whole run, `(n,)`."""
+        return self.curve and Diagnosis(*(leaf[-1] for leaf in self.curve))
 
 
 @dataclass
@@ -99,6 +108,7 @@ class _Sitting:
     batch_size: int
     finished: list[np.ndarray] = field(default_factory=list)
     frames: list[np.ndarray] = field(default_factory=list)
+    seen: list[Diagnosis] = field(default_factory=list)
     earlier: Timing = Timing(0.0, 0.0)
     after: Progress | None = None
     compilation: Compilation = field(default_factory=Compilation)
@@ -115,23 +125,29 @@ class _Sitting:
         running = max(time.monotonic() - self.started - compiling, 0.0)
         return Timing(self.earlier.compile_seconds + compiling, self.earlier.run_seconds + running)
 
-    def read(self, run: Run, keys: PRNGKeyArray) -> None:
-        """Finds where an earlier sitting with batches of the same size stood."""
+    def read(self, run: Run, keys: PRNGKeyArray, observed: bool) -> None:
+        """Finds where an earlier sitting with batches of the same size, observed alike, stood."""
         if not self.partial.exists():
             return
         kept = read_npz(self.partial)
-        if int(kept["batch_size"]) != self.batch_size:
+        seen = _curve(kept)
+        if int(kept["batch_size"]) != self.batch_size or (seen is not None) != observed:
             return
         start = jax.eval_shape(lambda key: run.sampler.init(key, int(run.times[0])), keys[0])
         structure = jax.tree.structure(start if run.state is None else run.state)
         leaves = [jnp.asarray(kept[f"state_{i}"]) for i in range(structure.num_leaves)]
         batch, num_batches, step, num_steps = kept["progress"].tolist()
-        self.after = Progress(batch, num_batches, step, num_steps, jax.tree.unflatten(structure, leaves), None)
+        state = jax.tree.unflatten(structure, leaves)
+        self.seen = [] if seen is None else [Diagnosis(*leaves) for leaves in zip(*seen, strict=True)]
+        last = jax.tree.map(jnp.asarray, self.seen[-1]) if self.seen else None
+        self.after = Progress(batch, num_batches, step, num_steps, state, None, last)
         self.finished, self.frames = [kept["samples"]], list(kept["frames"])
         self.earlier = Timing(*kept["seconds"].tolist())
 
     def add(self, progress: Progress, images: Float[np.ndarray, "n h w c"], num_samples: int) -> None:
-        """Takes in what a segment gave: a snapshot of the first chain, and the samples of a batch that is done."""
+        """Takes in what a segment gave: what was seen, the first chain, and the samples of a batch that is done."""
+        if progress.seen is not None:
+            self.seen.append(jax.tree.map(np.asarray, progress.seen))
         if progress.batch == 0:
             self.frames.append(to_uint8(np.concatenate([images[0], np.asarray(progress.x0_hat[0])], axis=1)))
         if progress.step == progress.num_steps:
@@ -152,15 +168,38 @@ class _Sitting:
             batch_size=np.array(self.batch_size),
             seconds=np.array(astuple(self.timing)),
             **state,
+            **_named(self.stacked()),
         )
 
     def finish(self) -> Drawn:
         """Writes the samples, and removes what was kept on the way."""
-        drawn = Drawn(np.concatenate(self.finished), np.array(self.frames), self.timing, self.after is not None)
+        samples, resumed = np.concatenate(self.finished), self.after is not None
+        curve = self.curve(len(samples))
+        drawn = Drawn(samples, np.array(self.frames), self.timing, resumed, curve)
         seconds = np.array(astuple(drawn.timing))
-        write_npz(self.store, samples=drawn.samples, frames=drawn.frames, seconds=seconds)
+        write_npz(self.store, samples=samples, frames=drawn.frames, seconds=seconds, **_named(curve))
         self.partial.unlink(missing_ok=True)
         return drawn
+
+    def stacked(self) -> Diagnosis | None:
+        """Returns what was seen, `(segments of all batches, chains of a batch)`."""
+        return Diagnosis(*map(np.stack, zip(*self.seen, strict=True))) if self.seen else None
+
+    def curve(self, num_samples: int) -> Diagnosis | None:
+        """Returns what was seen with the batches side by side, without the copies that fill up the last."""
+        seen, batches = self.stacked(), -(-num_samples // self.batch_size)
+        if seen is None:
+            return None
+        return Diagnosis(*(np.concatenate(np.split(leaf, batches), axis=1)[:, :num_samples] for leaf in seen))
+
+
+def _named(curve: Diagnosis | None) -> dict[str, Any]:
+    return {} if curve is None else {f"seen_{name}": leaf for name, leaf in curve._asdict().items()}
+
+
+def _curve(kept: dict[str, np.ndarray]) -> Diagnosis | None:
+    names = [f"seen_{name}" for name in Diagnosis._fields]
+    return Diagnosis(*(kept[name] for name in names)) if all(name in kept for name in names) else None
 
 
 def sample_keys(seed: int, count: int) -> PRNGKeyArray:
@@ -179,6 +218,7 @@ def draw(
     batch_size: int | None = None,
     to_image: Callable[[Any], Float[Array, "n h w c"]] = lambda state: state,
     residual: Callable[[Float[Array, "n h w c"]], str] | None = None,
+    observer: Diagnose | None = None,
 ) -> Drawn:
     """Draws one sample per key behind a progress bar, going on from where a killed run stood.
 
@@ -192,15 +232,16 @@ def draw(
         batch_size: samples drawn at once; all by default. Going on with another batch size starts the chains anew.
         to_image: takes the images out of the chains' states.
         residual: says in a few words how far estimates `x0_hat` are from the data.
+        observer: looks at every step of every chain, whose state must be an image.
 
     Raises:
         UserError: if a chain is not finite any more, or a file of an earlier run is damaged.
     """
     if store.exists():
         kept = read_npz(store)
-        return Drawn(kept["samples"], kept["frames"], Timing(*kept["seconds"].tolist()), resumed=True)
+        return Drawn(kept["samples"], kept["frames"], Timing(*kept["seconds"].tolist()), True, _curve(kept))
     sitting = _Sitting(store, min(batch_size or len(keys), len(keys)))
-    sitting.read(run, keys)
+    sitting.read(run, keys, observer is not None)
     num_steps = len(run.times) - 1
     total = num_steps * -(-len(keys) // sitting.batch_size)
     with compile_meter() as sitting.compilation, _progress_bar(title, total, console) as update:
@@ -211,22 +252,27 @@ def draw(
             batch_size=sitting.batch_size,
             segment=max(num_steps // SNAPSHOTS, 1),
             state=run.state,
+            observer=observer,
             after=sitting.after,
         ):
             images = np.asarray(to_image(progress.state))
-            _check_finite(title, images, progress)
+            _check_finite(title, images, progress, run.times)
             sitting.add(progress, images, len(keys))
             update(progress.batch * num_steps + progress.step, residual(progress.x0_hat) if residual else "")
             sitting.keep(progress)
     return sitting.finish()
 
 
-def _check_finite(title: str, images: np.ndarray, progress: Progress) -> None:
-    if not np.isfinite(images).all():
-        raise UserError(
-            f"{title}: the chain diverged (not a finite number) by step {progress.step} of {progress.num_steps}; "
-            "smaller hyper-parameters or more --steps make every step gentler."
-        )
+def _check_finite(title: str, images: np.ndarray, progress: Progress, times: np.ndarray) -> None:
+    if np.isfinite(images).all():
+        return
+    where, fix = f"by step {progress.step} of", "smaller hyper-parameters or more --steps make every step gentler"
+    if progress.seen is not None:
+        first = int(np.max(progress.seen.first_bad))
+        step = times.tolist().index(first) + 1
+        where = f"at time {first}, in step {step} of"
+        fix = "look for NaN in the prior's weights and in the data" if step == 1 else fix
+    raise UserError(f"{title}: the chain diverged (not a finite number) {where} {progress.num_steps}; {fix}.")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxdiff.diagnostics import Diagnosis, Verdict, verdict
 from jaxdiff.lpips import LPIPS, LPIPSWeightsNotFound, load_lpips
 from jaxdiff.metrics import psnr, ssim
 from jaxdiff.operators import Operator, residual_ratio
@@ -61,6 +62,27 @@ def score(
         ratio = np.asarray(jax.vmap(lambda x: residual_ratio(operator, y, x, sigma_y))(clipped)).tolist()
     columns["residual_ratio"] = ratio
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def judge(
+    samples: Float[np.ndarray, "n h w c"], operator: Operator, y: Array, sigma_y: float, diagnosis: Diagnosis | None
+) -> tuple[Verdict, list[str]]:
+    """Returns the verdict on all samples, clipped to [-1, 1], and the word for every one alone.
+
+    Args:
+        samples: one per seed.
+        operator: the forward model.
+        y: the measurement.
+        sigma_y: standard deviation of its noise, in [-1, 1] units, or 0.
+        diagnosis: what was observed of every sample's chain, if it was.
+    """
+    ratios = np.asarray(_ratios(operator, y, jnp.clip(jnp.asarray(samples), -1, 1), sigma_y or 1.0))
+
+    def of(chosen: slice) -> Verdict:
+        seen = None if diagnosis is None else Diagnosis(*(leaf[chosen] for leaf in diagnosis))
+        return verdict(ratios[chosen], seen, sigma_y)
+
+    return of(slice(None)), [of(slice(k, k + 1)).word for k in range(len(ratios))]
 
 
 def mean_and_std(values: Sequence[object]) -> tuple[float, float] | None:

@@ -18,6 +18,10 @@ class DDPM:
         denoiser: the prior. Its variance is the learned range of the public networks (Zhu), `fixed_large` (Qi) or
             `fixed_small`.
 
+    Deviations:
+        A chain starts with noise of exactly `sigma_t`, as do all samplers here; the reference's unit noise is longer by
+        2e-5 at `t = 999`.
+
     References:
         Ho et al., 2020, https://arxiv.org/abs/2006.11239, algorithm 2.
     """
