@@ -17,6 +17,9 @@ LEVELS = tuple(round(0.1 * i, 1) for i in range(1, 10))
 GROUPS = 16
 """Groups of seeds that the jackknife leaves out, one after the other."""
 
+DIVERGED = 100.0
+"""Size of an entry, of images in about [-1, 1], that says a chain diverged."""
+
 PROJECTIONS = 64
 """Random directions of the sliced Wasserstein distance."""
 
@@ -69,11 +72,12 @@ def assess(samples: Float[Array, "n h w c"], reference: Reference) -> tuple[Figu
     - `wasserstein`: distance to as many exact samples along random directions, in exact standard deviations of each.
     - `misfit`: mean of `||y - A x||^2 / (m sigma_y^2)`.
 
-    The first three are of the measured entries (`_seen`) and of those hidden by a mask (`_hidden`).
+    The first three are of the measured entries (`_seen`) and of those hidden by a mask (`_hidden`). Samples that
+    diverged have none.
     """
     misfit = np.asarray(jax.jit(jax.vmap(reference.misfit))(samples))
     rows = _rows(samples)
-    if not np.isfinite(rows).all():
+    if not (np.abs(rows) < DIVERGED).all():
         return {}, {}
     left_out = np.arange(len(rows)) % GROUPS
     without = [_figures(rows[left_out != g], misfit[left_out != g], reference, (0.5, 0.9)) for g in range(GROUPS)]

@@ -78,7 +78,7 @@ SAMPLERS: dict[str, Callable[[Problem], Any]] = {
     "DPSNorm 1.0": lambda p: DPSNorm(p.prior, p.operator, p.y, p.zeta(1.0)),
     "DPSLikelihood": lambda p: DPSLikelihood(p.prior, p.operator, p.y, p.sigma_y),
     "TMPD": lambda p: TMPD(p.prior, p.operator, p.y, p.sigma_y),
-    "PiGDM": lambda p: PiGDM(p.prior, p.operator, p.y, p.sigma_y),
+    "PiGDM": lambda p: PiGDM(p.prior, p.operator, p.y, p.sigma_y, VARIANCE),
     "MMPS": lambda p: MMPS(p.prior, p.operator, p.y, p.sigma_y, iterations=5),
 }
 EXACT, UNGUIDED, NOTHING = "exact", "DDPM", "none"
@@ -104,10 +104,11 @@ def dense(shape: tuple[int, int, int]) -> GaussianDenoiser:
 
 
 def mixture(shape: tuple[int, int, int]) -> MixtureDenoiser:
-    """Four kinds of photographs: half of the variance is between them."""
+    """Four smooth images with independent pixels around them; half of the variance is between the four."""
     between = GaussianDenoiser(jnp.zeros(shape), natural_spectrum(shape, VARIANCE / 2), linear())
     means = jax.vmap(between.sample)(jax.random.split(jax.random.key(3), 4))
-    return MixtureDenoiser((1.0, 2.0, 3.0, 4.0), [GaussianDenoiser(m, between.covariance, linear()) for m in means])
+    within = Diagonal(jnp.full(shape, VARIANCE / 2))
+    return MixtureDenoiser((1.0, 2.0, 3.0, 4.0), [GaussianDenoiser(mean, within, linear()) for mean in means])
 
 
 PRIORS: dict[str, Callable[[tuple[int, int, int]], ClosedForm]] = {
@@ -138,7 +139,7 @@ class Config:
     """Some of the rows of SAMPLERS."""
     steps: tuple[int, ...] = (100, 1000)
     """Numbers of steps of a chain."""
-    seeds: int = 256
+    seeds: int = 200
     """Samples of every posterior, at least 32."""
     size: int = 8
     """Height and width of the images, which have three colours; up to 32, or 16 with the dense prior."""

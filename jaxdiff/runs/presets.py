@@ -5,6 +5,7 @@ Step sizes in the literature belong to 256x256 images and 1000 steps. They are g
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -47,6 +48,9 @@ GAMMA = {"inpaint": (28.0, 33.0), "deblur": (10.0, 15.0), "denoise": (28.0, 33.0
 
 LIKELIHOOD_ZETA = 0.1
 """DPSLikelihood's weight: the likelihood itself, 1.0, overshoots where the prior's pixels go together."""
+
+PRIOR_VARIANCE = 0.25
+"""Variance of an entry that PiGDM assumes: about that of photographs in [-1, 1]."""
 
 ROUNDING = 2 / 255 / 12**0.5
 """Standard deviation of what 8 bits round off: the noise of pictures said to have none, for methods that need some."""
@@ -173,7 +177,8 @@ def _noise_aware(
     if method == "dps-likelihood":
         zeta = LIKELIHOOD_ZETA if chosen.zeta is None else _checked_zeta(chosen.zeta)
         return Run(DPSLikelihood(*problem, zeta), times, settings | {"zeta": zeta})
-    sampler = {"tmpd": TMPD, "pigdm": PiGDM, "mmps": MMPS}[method](*problem)
+    makes = {"tmpd": TMPD, "mmps": MMPS, "pigdm": partial(PiGDM, prior_variance=PRIOR_VARIANCE)}
+    sampler = makes[method](*problem)
     found = {name: getattr(sampler, name) for name in ("prior_variance", "iterations") if hasattr(sampler, name)}
     return Run(sampler, times, settings | found)
 
