@@ -72,5 +72,7 @@ def _ratios(ax: "Axes", rows: Sequence[Row], samplers: Sequence[str], priors: Se
             label = prior if part == "seen" else None
             ax.plot(x, y, "o", markersize=4.5, color=f"C{number}", markerfacecolor=fill, label=label)
     ax.set_xscale("log")
+    ax.set_xlim(0.03, 15)
+    ax.set_xticks([0.1, 0.3, 1, 3, 10], ["0.1", "0.3", "1", "3", "10"])
     ax.set_xlabel("std / exact std")
     ax.grid(alpha=0.3)

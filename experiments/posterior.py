@@ -247,6 +247,8 @@ def main(config: Config) -> None:
         f"sigma_y = {describe_sigma(config.sigma)}; {config.seeds} samples of each posterior", highlight=False
     )
     store = config.out / "rows.json"
+    if not config.resume:
+        store.unlink(missing_ok=True)
     rows: list[Row] = json.loads(store.read_text()) if store.exists() else []
     for prior_name in config.priors:
         for operator_name in (NOTHING, *config.operators):

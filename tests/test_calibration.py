@@ -143,6 +143,8 @@ def test_the_whole_script_writes_its_folder_and_goes_on(tmp_path, capsys):
     bench.main(replace(small, resume=True))
     assert (small.out / "metrics.csv").read_text() == before
     assert "written to" in capsys.readouterr().out
+    bench.main(replace(small, sigma=0.1, overwrite=True))
+    assert (small.out / "metrics.csv").read_text() != before
 
 
 @pytest.mark.parametrize(
