@@ -44,7 +44,8 @@ class Restore:
     method: str | None = None
     """dps, score-ald, sdedit, dps-likelihood, tmpd, pigdm or mmps; the best for the task by default."""
     zeta: float | None = None
-    """dps: step size, in the units of the literature (256x256 pixels, 1000 steps). dps-likelihood: weight, up to 1."""
+    """dps: step size, in the units of the literature (256x256 pixels, 1000 steps). dps-likelihood: its weight, 1
+    for the likelihood itself in 1000 steps."""
     gamma: tuple[float, float] | None = None
     """score-ald: gamma at the clean and at the noisy end, in the units of the literature."""
     weighting: str = "over_gamma"
