@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ from jaxdiff.checkpoint import PriorConfig, parameters, save_prior
 from jaxdiff.denoiser import Target, Variance
 from jaxdiff.faces import draw
 from jaxdiff.images import grid, read_image, write_image
+from jaxdiff.precision import Dtype
 from jaxdiff.runs.errors import UserError, exit_on_user_error
 from jaxdiff.samplers.ddpm import DDPM
 from jaxdiff.sampling import sample_many
@@ -69,8 +70,9 @@ class Config:
     """`learned_range` learns the variance too (hybrid loss)."""
     learning_rate: float = 5e-4
     """Rate of AdamW before its decay."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of convolutions and matrix products; bfloat16 pays on GPUs and TPUs, never on CPUs."""
+    dtype: Dtype = "tf32"
+    """Precision of convolutions and matrix products: float32, tf32 (the same on CPUs) or bfloat16, which pays on GPUs
+    and TPUs, never on CPUs."""
     checkpoint_every: int = 500
     """Steps between checkpoints."""
     sample_every: int = 1000
@@ -126,7 +128,7 @@ def train(config: Config) -> None:
     """Runs the training to its end, from the last checkpoint if there is one."""
     (config.out / "checkpoints").mkdir(parents=True, exist_ok=True)
     schedule = config.prior.make_schedule()
-    network = UNet(config.network, dtype=jnp.dtype(config.dtype), rngs=nnx.Rngs(config.seed))
+    network = UNet(config.network, dtype=config.dtype, rngs=nnx.Rngs(config.seed))
     graph, weights = nnx.split(network)
     optimizer = make_optimizer(config.steps, learning_rate=config.learning_rate)
     state = TrainState(weights, jax.tree.map(jnp.copy, weights), optimizer.init(weights), jnp.zeros((), int))

@@ -1,7 +1,7 @@
 """Priors on disk: a folder with `config.json` and the network's weights, written by Orbax.
 
 The weights are one flat dictionary with dotted names such as `input_blocks.0.0.kernel`, kept in the precision in which
-they came; `load_prior` computes in float32 whatever that is.
+they came; `load_prior` says in which to compute.
 """
 
 import json
@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.typing import DTypeLike
 
 from jaxdiff.denoiser import Denoiser, Target, Variance
+from jaxdiff.precision import Dtype
 from jaxdiff.schedule import Schedule, cosine, linear
 from jaxdiff.unet import UNet, UNetConfig
 
@@ -118,7 +118,7 @@ def save_prior(
     directory = Path(directory).resolve()
     if directory.exists() and not overwrite and (directory.is_file() or any(directory.iterdir())):
         raise FileExistsError(f"{directory} exists and is not empty; choose another folder.")
-    with_parameters(_abstract(config, jnp.float32), weights)
+    with_parameters(_abstract(config, "float32"), weights)
     description = asdict(config) | {
         "format": _FORMAT,
         "parameters": int(sum(np.size(w) for w in weights.values())),
@@ -179,15 +179,16 @@ def read_config(directory: str | os.PathLike) -> PriorConfig:
         raise PriorError(f"{path} is damaged: {error!r}.") from error
 
 
-def load_prior(name: str | os.PathLike = "faces-32", *, dtype: DTypeLike = jnp.float32) -> Denoiser:
+def load_prior(name: str | os.PathLike = "faces-32", *, dtype: Dtype = "float32") -> Denoiser:
     """Loads a shipped prior by name, or a converted one by folder.
 
     Args:
         name: a shipped prior, or a folder written by `convert_weights` or `experiments.train_faces`.
-        dtype: precision of the network's convolutions and matrix products.
+        dtype: precision of the network's convolutions and matrix products, see `jaxdiff.precision.Dtype`.
 
     Raises:
         PriorError: if there is no such prior, or it is damaged.
+        ValueError: if `dtype` is unknown.
     """
     directory = Path(name)
     if not directory.exists() and (SHIPPED / directory).is_dir():
@@ -199,7 +200,7 @@ def load_prior(name: str | os.PathLike = "faces-32", *, dtype: DTypeLike = jnp.f
     return config.make_denoiser(with_parameters(_abstract(config, dtype), weights))
 
 
-def _abstract(config: PriorConfig, dtype: DTypeLike) -> UNet:
+def _abstract(config: PriorConfig, dtype: Dtype) -> UNet:
     network: Any = nnx.eval_shape(lambda: UNet(config.network, dtype=dtype, rngs=nnx.Rngs(0)))
     return network
 

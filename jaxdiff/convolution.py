@@ -15,40 +15,55 @@ from jaxtyping import Array, Float
 _LABELS = ("NHWC", "HWIO", "NHWC")
 
 
-def _plain(x: Array, kernel: Array, stride: int) -> Array:
+def _plain(x: Array, kernel: Array, stride: int, precision: lax.Precision | None) -> Array:
     # PyTorch pads both sides by k // 2 whatever the stride; "SAME" would not for stride 2.
     padding = [(k // 2, k // 2) for k in kernel.shape[:2]]
-    return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=_LABELS)
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, dimension_numbers=_LABELS, precision=precision
+    )
 
 
-@partial(jax.custom_vjp, nondiff_argnums=())
-def _same(x: Array, kernel: Array) -> Array:
-    return _plain(x, kernel, 1)
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _same(x: Array, kernel: Array, precision: lax.Precision | None) -> Array:
+    return _plain(x, kernel, 1, precision)
 
 
-def _same_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _plain(x, kernel, 1), (x, kernel)
+def _same_forward(x: Array, kernel: Array, precision: lax.Precision | None) -> tuple[Array, tuple[Array, Array]]:
+    return _plain(x, kernel, 1, precision), (x, kernel)
 
 
-def _same_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+def _same_backward(
+    precision: lax.Precision | None, residuals: tuple[Array, Array], gradient: Array
+) -> tuple[Array, Array]:
     x, kernel = residuals
     flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-    (kernel_gradient,) = jax.linear_transpose(lambda k: _plain(x, k, 1), kernel)(gradient)
-    return _plain(gradient, flipped, 1), kernel_gradient
+    (kernel_gradient,) = jax.linear_transpose(lambda k: _plain(x, k, 1, precision), kernel)(gradient)
+    return _plain(gradient, flipped, 1, precision), kernel_gradient
 
 
 _same.defvjp(_same_forward, _same_backward)
 
 
-def conv2d(x: Float[Array, "n h w c"], kernel: Float[Array, "kh kw c d"], stride: int = 1) -> Float[Array, "n h2 w2 d"]:
+def conv2d(
+    x: Float[Array, "n h w c"],
+    kernel: Float[Array, "kh kw c d"],
+    stride: int = 1,
+    precision: lax.Precision | None = None,
+) -> Float[Array, "n h2 w2 d"]:
     """Cross-correlates a batch with a kernel of odd size, zero-padded by half the kernel size.
 
     Equal to `lax.conv_general_dilated` in value and in both gradients; only the way the input gradient is stated
     differs, and only for `stride = 1`.
+
+    Args:
+        x: the batch.
+        kernel: of odd size.
+        stride: 1 or 2.
+        precision: of the products, forwards and backwards; the device's default if None.
 
     Raises:
         ValueError: if a kernel side is even.
     """
     if kernel.shape[0] % 2 == 0 or kernel.shape[1] % 2 == 0:
         raise ValueError(f"`kernel` must have odd sides, got {kernel.shape[:2]}.")
-    return _same(x, kernel) if stride == 1 else _plain(x, kernel, stride)
+    return _same(x, kernel, precision) if stride == 1 else _plain(x, kernel, stride, precision)

@@ -83,8 +83,9 @@ class Dense:
 
     def apply(self, function: Callable[[Array], Array], x: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
         """Rotates, scales, and rotates back."""
-        rotated = function(self.eigenvalues) * (x.reshape(-1) @ self.eigenvectors)
-        return (self.eigenvectors @ rotated).reshape(x.shape)
+        with jax.default_matmul_precision("highest"):
+            rotated = function(self.eigenvalues) * (x.reshape(-1) @ self.eigenvectors)
+            return (self.eigenvectors @ rotated).reshape(x.shape)
 
 
 @pytree
@@ -126,9 +127,10 @@ class Stationary:
 
     def apply(self, function: Callable[[Array], Array], x: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
         """Rotates the colours, filters, and rotates back."""
-        waves = jnp.fft.fft2(x @ self.colour_vectors, axes=(0, 1))
-        filtered = jnp.fft.ifft2(function(self.eigenvalues) * waves, axes=(0, 1)).real
-        return filtered @ self.colour_vectors.T
+        with jax.default_matmul_precision("highest"):
+            waves = jnp.fft.fft2(x @ self.colour_vectors, axes=(0, 1))
+            filtered = jnp.fft.ifft2(function(self.eigenvalues) * waves, axes=(0, 1)).real
+            return filtered @ self.colour_vectors.T
 
 
 def natural_spectrum(image_shape: tuple[int, int, int], variance: float = 0.25, correlation: float = 0.9) -> Stationary:

@@ -1,6 +1,7 @@
 """PSNR and SSIM of one image against a reference, both in [-1, 1]."""
 
 import dm_pix
+import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
@@ -63,7 +64,8 @@ def ssim(x: Float[ArrayLike, "h w c"], reference: Float[ArrayLike, "h w c"]) -> 
             f"`x` must be at least {_SSIM_WINDOW} pixels high and wide for SSIM, got {a.shape}; "
             "its window does not fit into a smaller image."
         )
-    value = dm_pix.ssim(a, b, max_val=1.0, filter_size=_SSIM_WINDOW, filter_sigma=1.5)
+    with jax.default_matmul_precision("highest"):
+        value = dm_pix.ssim(a, b, max_val=1.0, filter_size=_SSIM_WINDOW, filter_sigma=1.5)
     return jnp.asarray(value)
 
 

@@ -218,7 +218,13 @@ def _correlate(x: Array, kernel: Array) -> Array:
         raise ValueError(f"`kernel` of {kh}x{kw} is too large to reflect an image of {h}x{w}; use a smaller one.")
     padded = jnp.pad(x, ((kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0)), mode="reflect")
     # Colours go to the batch axis: every one is blurred alike.
-    planes = lax.conv_general_dilated(jnp.moveaxis(padded, -1, 0)[:, None], kernel[None, None], (1, 1), "VALID")
+    planes = lax.conv_general_dilated(
+        jnp.moveaxis(padded, -1, 0)[:, None],
+        kernel[None, None],
+        (1, 1),
+        "VALID",
+        precision=lax.Precision.HIGHEST,  # what was measured must not depend on the accelerator
+    )
     return jnp.moveaxis(planes[:, 0], 0, -1)
 
 

@@ -15,10 +15,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jaxdiff.convolution import conv2d
+from jaxdiff.precision import Dtype, arithmetic
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,8 @@ class Conv(nnx.Module):
         *,
         stride: int = 1,
         zero: bool = False,
-        dtype: DTypeLike,
+        dtype: Any,
+        precision: jax.lax.Precision,
         rngs: nnx.Rngs,
     ):
         init = nnx.initializers.zeros if zero else nnx.initializers.lecun_normal()
@@ -152,10 +153,11 @@ class Conv(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(out_channels))
         self.stride = stride
         self.dtype = dtype
+        self.precision = precision
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 d"]:
         kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
-        return conv2d(x.astype(self.dtype), kernel, self.stride) + bias[None, None, None]
+        return conv2d(x.astype(self.dtype), kernel, self.stride, self.precision) + bias[None, None, None]
 
 
 class GroupNorm(nnx.Module):
@@ -182,15 +184,15 @@ class ResBlock(nnx.Module):
         resample: None, or `_down`/`_up`, applied to both branches before the first convolution.
     """
 
-    def __init__(self, config, width, out_width, *, resample=None, dtype, rngs):
+    def __init__(self, config, width, out_width, *, resample=None, **products):
         emb_width = 4 * config.channels
         self.in_norm = GroupNorm(width, config.norm_groups)
-        self.in_conv = Conv(width, out_width, dtype=dtype, rngs=rngs)
-        self.embed = nnx.Linear(emb_width, out_width * (2 if config.scale_shift_norm else 1), dtype=dtype, rngs=rngs)
+        self.in_conv = Conv(width, out_width, **products)
+        self.embed = nnx.Linear(emb_width, out_width * (2 if config.scale_shift_norm else 1), **products)
         self.out_norm = GroupNorm(out_width, config.norm_groups)
-        self.out_conv = Conv(out_width, out_width, zero=True, dtype=dtype, rngs=rngs)
+        self.out_conv = Conv(out_width, out_width, zero=True, **products)
         same = out_width == width
-        self.skip = None if same else Conv(width, out_width, 1, dtype=dtype, rngs=rngs)
+        self.skip = None if same else Conv(width, out_width, 1, **products)
         self.resample = resample
         self.scale_shift_norm = config.scale_shift_norm
 
@@ -212,12 +214,13 @@ class ResBlock(nnx.Module):
 class AttentionBlock(nnx.Module):
     """Multi-head self-attention over all pixels, with a residual connection."""
 
-    def __init__(self, config, width, *, dtype, rngs):
+    def __init__(self, config, width, **products):
         self.norm = GroupNorm(width, config.norm_groups)
-        self.qkv = nnx.Linear(width, 3 * width, dtype=dtype, rngs=rngs)
-        self.proj = nnx.Linear(width, width, kernel_init=nnx.initializers.zeros, dtype=dtype, rngs=rngs)
+        self.qkv = nnx.Linear(width, 3 * width, **products)
+        self.proj = nnx.Linear(width, width, kernel_init=nnx.initializers.zeros, **products)
         self.heads = config.heads(width)
         self.new_order = config.new_attention_order
+        self.precision = products["precision"]
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         n, h, w, c = x.shape
@@ -229,17 +232,19 @@ class AttentionBlock(nnx.Module):
             q, k, v = jnp.moveaxis(qkv.reshape(n, h * w, self.heads, 3, width), 3, 0)
         # Scaling q and k apart, not their product, is the original's guard against float16 overflow.
         scale = width**-0.25
-        logits = jnp.einsum("nqhc,nkhc->nhqk", q * scale, k * scale)
-        weights = jax.nn.softmax(logits.astype(jnp.float32), axis=-1).astype(v.dtype)
-        mixed = jnp.einsum("nhqk,nkhc->nqhc", weights, v).reshape(n, h * w, c)
+        logits = jnp.einsum(
+            "nqhc,nkhc->nhqk", q * scale, k * scale, precision=self.precision, preferred_element_type=jnp.float32
+        )
+        weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+        mixed = jnp.einsum("nhqk,nkhc->nqhc", weights, v, precision=self.precision).reshape(n, h * w, c)
         return x + self.proj(mixed).reshape(n, h, w, c).astype(x.dtype)
 
 
 class Downsample(nnx.Module):
     """Halves the resolution by a strided convolution."""
 
-    def __init__(self, width, *, dtype, rngs):
-        self.conv = Conv(width, width, stride=2, dtype=dtype, rngs=rngs)
+    def __init__(self, width, **products):
+        self.conv = Conv(width, width, stride=2, **products)
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
         return self.conv(x)
@@ -248,8 +253,8 @@ class Downsample(nnx.Module):
 class Upsample(nnx.Module):
     """Doubles the resolution by nearest neighbours and a convolution."""
 
-    def __init__(self, width, *, dtype, rngs):
-        self.conv = Conv(width, width, dtype=dtype, rngs=rngs)
+    def __init__(self, width, **products):
+        self.conv = Conv(width, width, **products)
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
         return self.conv(_up(x))
@@ -260,7 +265,7 @@ class UNet(nnx.Module):
 
     Args:
         config: the architecture.
-        dtype: precision of convolutions and matrix products; norms, softmax and weights stay float32.
+        dtype: precision of convolutions and matrix products, see `jaxdiff.precision.Dtype`.
         rngs: random numbers for the initial weights. As in the original, the last layer of every block starts at
             zero.
 
@@ -269,64 +274,64 @@ class UNet(nnx.Module):
         convolutions of size one are the same map.
     """
 
-    def __init__(self, config: UNetConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+    def __init__(self, config: UNetConfig, *, dtype: Dtype = "float32", rngs: nnx.Rngs):
         self.config = config
-        kwargs = {"dtype": dtype, "rngs": rngs}
+        products = {**arithmetic(dtype), "rngs": rngs}
         emb_width = 4 * config.channels
-        self.time_embed_1 = nnx.Linear(config.channels, emb_width, **kwargs)
-        self.time_embed_2 = nnx.Linear(emb_width, emb_width, **kwargs)
+        self.time_embed_1 = nnx.Linear(config.channels, emb_width, **products)
+        self.time_embed_2 = nnx.Linear(emb_width, emb_width, **products)
         classes = config.num_classes
         self.label_embed = None if classes is None else nnx.Embed(classes, emb_width, rngs=rngs)
 
         first = config.channels * config.channel_mult[0]
-        self.input_blocks: nnx.List[Any] = nnx.List([nnx.List([Conv(config.in_channels, first, **kwargs)])])
-        widths, width = self._build_down(config, first, kwargs)
+        self.input_blocks: nnx.List[Any] = nnx.List([nnx.List([Conv(config.in_channels, first, **products)])])
+        widths, width = self._build_down(config, first, products)
         self.middle_block = nnx.List(
             [
-                ResBlock(config, width, width, **kwargs),
-                AttentionBlock(config, width, **kwargs),
-                ResBlock(config, width, width, **kwargs),
+                ResBlock(config, width, width, **products),
+                AttentionBlock(config, width, **products),
+                ResBlock(config, width, width, **products),
             ]
         )
         self.output_blocks: nnx.List[Any] = nnx.List()
-        width = self._build_up(config, widths, width, kwargs)
+        width = self._build_up(config, widths, width, products)
         self.out_norm = GroupNorm(width, config.norm_groups)
-        self.out_conv = Conv(width, config.out_channels, zero=True, **kwargs)
+        self.out_conv = Conv(width, config.out_channels, zero=True, **products)
 
-    def _build_down(self, config, width, kwargs) -> tuple[list[int], int]:
+    def _build_down(self, config, width, products) -> tuple[list[int], int]:
         widths = [width]
         for level, mult in enumerate(config.channel_mult):
             attends = config.image_size >> level in config.attention_resolutions
             for _ in range(config.num_res_blocks):
-                block: list[nnx.Module] = [ResBlock(config, width, mult * config.channels, **kwargs)]
+                block: list[nnx.Module] = [ResBlock(config, width, mult * config.channels, **products)]
                 width = mult * config.channels
                 if attends:
-                    block.append(AttentionBlock(config, width, **kwargs))
+                    block.append(AttentionBlock(config, width, **products))
                 self.input_blocks.append(nnx.List(block))
                 widths.append(width)
             if level < len(config.channel_mult) - 1:
                 down = (
-                    ResBlock(config, width, width, resample=_down, **kwargs)
+                    ResBlock(config, width, width, resample=_down, **products)
                     if config.resblock_updown
-                    else Downsample(width, **kwargs)
+                    else Downsample(width, **products)
                 )
                 self.input_blocks.append(nnx.List([down]))
                 widths.append(width)
         return widths, width
 
-    def _build_up(self, config, widths, width, kwargs) -> int:
+    def _build_up(self, config, widths, width, products) -> int:
         for level, mult in reversed(list(enumerate(config.channel_mult))):
             attends = config.image_size >> level in config.attention_resolutions
             for i in range(config.num_res_blocks + 1):
-                block: list[nnx.Module] = [ResBlock(config, width + widths.pop(), mult * config.channels, **kwargs)]
+                block: list[nnx.Module] = [ResBlock(config, width + widths.pop(), mult * config.channels, **products)]
                 width = mult * config.channels
                 if attends:
-                    block.append(AttentionBlock(config, width, **kwargs))
+                    block.append(AttentionBlock(config, width, **products))
                 if level and i == config.num_res_blocks:
                     block.append(
-                        ResBlock(config, width, width, resample=_up, **kwargs)
+                        ResBlock(config, width, width, resample=_up, **products)
                         if config.resblock_updown
-                        else Upsample(width, **kwargs)
+                        else Upsample(width, **products)
                     )
                 self.output_blocks.append(nnx.List(block))
         return width

@@ -19,6 +19,7 @@ from convert_weights.__main__ import main
 from convert_weights.architecture import KNOWN, infer_config
 from convert_weights.unet import from_torch, to_flax_layout, to_torch, torch_name, torch_shapes
 from jaxdiff.checkpoint import PriorConfig, load_prior, read_config, read_prior, save_prior, with_parameters
+from jaxdiff.precision import arithmetic
 from jaxdiff.unet import (
     FACES_32,
     FFHQ_256,
@@ -37,7 +38,7 @@ from tests.golden.make_unet_parity import PATH, SMALL, draw_inputs, draw_weights
 # Float32 sums of a few thousand terms, taken in two orders, differ by about 1e-6.
 BOUND = 1e-4
 BLOCKS, CONVS = SMALL["blocks"], SMALL["convs"]
-KEYWORDS = {"dtype": jnp.float32, "rngs": nnx.Rngs(0)}
+KEYWORDS = {**arithmetic("float32"), "rngs": nnx.Rngs(0)}
 
 
 @pytest.fixture(autouse=True)
