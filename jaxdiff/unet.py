@@ -18,6 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jaxdiff.convolution import conv2d
+from jaxdiff.normalization import standardize
 from jaxdiff.precision import Dtype, arithmetic
 
 
@@ -169,12 +170,8 @@ class GroupNorm(nnx.Module):
         self.groups = groups
 
     def __call__(self, x: Float[Array, "n *space c"]) -> Float[Array, "n *space c"]:
-        grouped = x.astype(jnp.float32).reshape(x.shape[0], -1, self.groups, x.shape[-1] // self.groups)
-        mean = grouped.mean((1, 3), keepdims=True)
-        centred = grouped - mean
-        variance = jnp.square(centred).mean((1, 3), keepdims=True)
-        normed = (centred * jax.lax.rsqrt(variance + 1e-5)).reshape(x.shape)
-        return normed * self.scale[...] + self.bias[...]
+        flat = x.astype(jnp.float32).reshape(x.shape[0], -1, x.shape[-1])
+        return standardize(flat, self.groups).reshape(x.shape) * self.scale[...] + self.bias[...]
 
 
 class ResBlock(nnx.Module):
