@@ -12,15 +12,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from rich.console import Console
 
+from experiments.command import run_script
 from experiments.problems import KINDS, TASKS, held_out_face, make_problem
-from experiments.setup import INTERRUPTED
 from jaxdiff import DDPM, Denoiser, load_prior, time_grid
 from jaxdiff.images import grid, write_image
 from jaxdiff.metrics import psnr
-from jaxdiff.runs.errors import exit_on_user_error
 from jaxdiff.runs.folder import command_line, describe, open_folder, write_atomically
 from jaxdiff.runs.names import REPORTED
 from jaxdiff.runs.presets import Run, make_run
@@ -99,5 +97,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    with exit_on_user_error(INTERRUPTED):
-        main(tyro.cli(Config, description=__doc__))
+    run_script(main, Config, __doc__)

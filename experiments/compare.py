@@ -17,20 +17,20 @@ from html import escape
 from pathlib import Path
 
 import numpy as np
-import tyro
 from jaxtyping import Float
 
 from experiments.cells import Cell, brightest, record, run_cell, sections, write_cells
+from experiments.command import run_script
 from experiments.papers import OURS, PAPERS, Paper, Variant
 from experiments.problems import KINDS, TASKS, make_problem
 from experiments.published import prior_of, published, remarks
-from experiments.setup import INTERRUPTED, Config, Experiment, begin
+from experiments.setup import Config, Experiment, begin
 from experiments.tables import markdown_table, summary, without_missing
 from jaxdiff.denoiser import Prior
 from jaxdiff.images import heat, labelled_grid, write_image
 from jaxdiff.lpips import LPIPS
 from jaxdiff.runs import report
-from jaxdiff.runs.errors import UserError, check_name, check_names, exit_on_user_error
+from jaxdiff.runs.errors import UserError, check_name, check_names
 from jaxdiff.runs.folder import Row, command_line, finish_folder, write_atomically, write_csv
 from jaxdiff.runs.names import METHODS, REPORTED
 from jaxdiff.runs.presets import make_run
@@ -159,5 +159,4 @@ def main(config: Compare) -> None:
 
 
 if __name__ == "__main__":
-    with exit_on_user_error(INTERRUPTED):
-        main(tyro.cli(Compare, description=__doc__))
+    run_script(main, Compare, __doc__)

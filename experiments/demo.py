@@ -17,15 +17,15 @@ from threading import Event
 from typing import Any, NamedTuple
 
 import numpy as np
-import tyro
 from jaxtyping import Float, UInt8
 
+from experiments.command import run_script
 from experiments.problems import held_out_face
 from experiments.restorer import Question, Restorer, View, painted, read_upload
 from jaxdiff import load_prior
 from jaxdiff.images import to_uint8
 from jaxdiff.runs import report
-from jaxdiff.runs.errors import UserError, exit_on_user_error
+from jaxdiff.runs.errors import UserError
 from jaxdiff.runs.names import METHODS
 from jaxdiff.runs.restore import NOT_EVIDENCE
 
@@ -269,5 +269,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    with exit_on_user_error("the demo has ended"):
-        main(tyro.cli(Config, description=__doc__))
+    run_script(main, Config, __doc__, "the demo has ended")

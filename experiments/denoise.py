@@ -22,14 +22,15 @@ import numpy as np
 import tyro
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from experiments.command import run_script
 from experiments.levels import Level, markdown, quality, uncertainty, verdict
 from experiments.published import is_ffhq_256
-from experiments.setup import INTERRUPTED, Config, Experiment, load, open_results, settings_of
+from experiments.setup import Config, Experiment, load, open_results, settings_of
 from jaxdiff import Denoiser, tweedie_variance
 from jaxdiff.images import heat, labelled_grid, to_uint8, write_gif, write_image
 from jaxdiff.lpips import LPIPS
 from jaxdiff.runs import report
-from jaxdiff.runs.errors import UserError, check_positive, exit_on_user_error
+from jaxdiff.runs.errors import UserError, check_positive
 from jaxdiff.runs.folder import (
     command_line,
     finish_folder,
@@ -206,5 +207,4 @@ def main(config: Denoise) -> None:
 
 
 if __name__ == "__main__":
-    with exit_on_user_error(INTERRUPTED):
-        main(tyro.cli(Denoise, description=__doc__))
+    run_script(main, Denoise, __doc__)

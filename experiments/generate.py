@@ -23,12 +23,13 @@ import tyro
 from jaxtyping import Array, Float, Int
 from rich.console import Console
 
+from experiments.command import run_script
 from experiments.problems import KEYS
-from experiments.setup import INTERRUPTED, Config
+from experiments.setup import Config
 from jaxdiff import DDIM, DDPM, Denoiser, load_prior, time_grid
 from jaxdiff.images import labelled_grid, to_uint8, write_gif, write_image
 from jaxdiff.runs import report
-from jaxdiff.runs.errors import UserError, check_names, check_positive, exit_on_user_error
+from jaxdiff.runs.errors import UserError, check_names, check_positive
 from jaxdiff.runs.folder import command_line, describe, finish_folder, open_folder
 from jaxdiff.runs.presets import Run
 from jaxdiff.runs.runner import Timing, draw, sample_keys
@@ -220,5 +221,4 @@ def main(config: Generate) -> None:
 
 
 if __name__ == "__main__":
-    with exit_on_user_error(INTERRUPTED):
-        main(tyro.cli(Generate, description=__doc__))
+    run_script(main, Generate, __doc__)

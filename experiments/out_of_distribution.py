@@ -19,23 +19,23 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from experiments.cells import brightest, record, run_cell, sections, write_cells
+from experiments.command import run_script
 from experiments.levels import markdown
 from experiments.panda import draw_panda
 from experiments.problems import KINDS, TASKS, held_out_face, make_problem, read_photo
 from experiments.published import is_ffhq_256
 from experiments.realism import denoising_error
-from experiments.setup import INTERRUPTED, Config, Experiment, load, open_results, settings_of, tell_noise
+from experiments.setup import Config, Experiment, load, open_results, settings_of, tell_noise
 from experiments.signs import Result, Subject, std_of, table, told, words
 from jaxdiff import Denoiser
 from jaxdiff.images import heat, labelled_grid, write_image
 from jaxdiff.lpips import LPIPS
 from jaxdiff.operators import Identity
 from jaxdiff.runs import report
-from jaxdiff.runs.errors import UserError, check_names, exit_on_user_error
+from jaxdiff.runs.errors import UserError, check_names
 from jaxdiff.runs.folder import command_line, digest, finish_folder, write_atomically, write_csv
 from jaxdiff.runs.names import METHODS, REPORTED
 from jaxdiff.runs.presets import make_run
@@ -214,5 +214,4 @@ def main(config: OutOfDistribution) -> None:
 
 
 if __name__ == "__main__":
-    with exit_on_user_error(INTERRUPTED):
-        main(tyro.cli(OutOfDistribution, description=__doc__))
+    run_script(main, OutOfDistribution, __doc__)

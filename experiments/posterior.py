@@ -22,20 +22,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from jaxtyping import Array, Float
 from rich.console import Console
 
 from experiments.calibration import Reference, assess, of_posterior, of_prior
 from experiments.calibration_figure import figure
 from experiments.calibration_tables import ddpm_table, full_table, short_table
+from experiments.command import run_script
 from experiments.curves import check_matplotlib
-from experiments.setup import INTERRUPTED
 from jaxdiff import DDPM, DPS, MMPS, TMPD, DPSLikelihood, DPSNorm, PiGDM, ScoreALD, SDEdit, sample_many, scale_gamma
 from jaxdiff.exact import posterior
 from jaxdiff.gaussian import Dense, Diagonal, GaussianDenoiser, MixtureDenoiser, natural_spectrum
 from jaxdiff.operators import BoxMask, GaussianBlur, Mask, Operator, RandomMask, measure
-from jaxdiff.runs.errors import UserError, check_names, exit_on_user_error
+from jaxdiff.runs.errors import UserError, check_names
 from jaxdiff.runs.folder import Row, command_line, finish_folder, open_folder, write_atomically, write_csv, write_json
 from jaxdiff.runs.names import describe_sigma
 from jaxdiff.samplers import over_gamma, over_variance, scale_zeta, twice_over_variance
@@ -276,5 +275,4 @@ def write_results(config: Config, rows: list[Row], console: Console) -> None:
 
 
 if __name__ == "__main__":
-    with exit_on_user_error(INTERRUPTED):
-        main(tyro.cli(Config, description=__doc__))
+    run_script(main, Config, __doc__)

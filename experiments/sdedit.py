@@ -20,20 +20,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tyro
 from jaxtyping import Float
 
 from experiments.cells import Cell, record, run_cell, sections, write_cells
+from experiments.command import run_script
 from experiments.curves import check_matplotlib
 from experiments.levels import markdown
 from experiments.problems import KINDS, TASKS, make_problem
 from experiments.realism import judge, reference_faces
-from experiments.setup import INTERRUPTED, Config, Experiment, load, open_results, settings_of, tell_noise
+from experiments.setup import Config, Experiment, load, open_results, settings_of, tell_noise
 from experiments.starts import Line, draw_curve, table
 from jaxdiff.images import labelled_grid, write_image
 from jaxdiff.lpips import LPIPS
 from jaxdiff.runs import report
-from jaxdiff.runs.errors import UserError, check_names, exit_on_user_error
+from jaxdiff.runs.errors import UserError, check_names
 from jaxdiff.runs.folder import command_line, finish_folder, write_atomically, write_csv
 from jaxdiff.runs.presets import HyperParameters, make_run
 from jaxdiff.runs.scores import load_lpips_nets
@@ -165,5 +165,4 @@ def main(config: Starts) -> None:
 
 
 if __name__ == "__main__":
-    with exit_on_user_error(INTERRUPTED):
-        main(tyro.cli(Starts, description=__doc__))
+    run_script(main, Starts, __doc__)

@@ -14,8 +14,6 @@ from jaxdiff.runs.errors import UserError, check_positive
 from jaxdiff.runs.folder import command_line, describe, digest, open_folder
 from jaxdiff.runs.names import describe_sigma
 
-INTERRUPTED = "the same command with --resume goes on where this one stopped"
-
 
 @dataclass(frozen=True)
 class Config:

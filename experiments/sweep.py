@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 from jaxtyping import Float
 
 from experiments.cells import file_name, write_measurements
 from experiments.chains import count_compilations, join
+from experiments.command import run_script
 from experiments.curves import (
     Curve,
     Point,
@@ -40,11 +40,11 @@ from experiments.curves import (
 )
 from experiments.grids import Grid, Numbers, read_gammas, read_zetas, told
 from experiments.problems import KINDS, TASKS, Problem, make_problem
-from experiments.setup import INTERRUPTED, Config, Experiment, begin
+from experiments.setup import Config, Experiment, begin
 from jaxdiff.images import labelled_grid, write_image
 from jaxdiff.lpips import LPIPS
 from jaxdiff.runs import report
-from jaxdiff.runs.errors import UserError, check_names, exit_on_user_error
+from jaxdiff.runs.errors import UserError, check_names
 from jaxdiff.runs.folder import command_line, finish_folder, write_atomically, write_csv
 from jaxdiff.runs.names import METHODS, WEIGHTINGS, describe_sigma
 from jaxdiff.runs.presets import Run, make_run
@@ -235,5 +235,4 @@ def main(config: Sweep) -> None:
 
 
 if __name__ == "__main__":
-    with exit_on_user_error(INTERRUPTED):
-        main(tyro.cli(Sweep, description=__doc__))
+    run_script(main, Sweep, __doc__)

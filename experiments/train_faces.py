@@ -21,18 +21,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-import tyro
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 
+from experiments.command import run_script
 from jaxdiff.checkpoint import PriorConfig, parameters, save_prior
 from jaxdiff.denoiser import Target, Variance
 from jaxdiff.faces import draw
 from jaxdiff.images import grid, read_image, write_image
 from jaxdiff.precision import Dtype
-from jaxdiff.runs.errors import UserError, exit_on_user_error
+from jaxdiff.runs.errors import UserError
 from jaxdiff.samplers.ddpm import DDPM
 from jaxdiff.sampling import sample_many
 from jaxdiff.schedule import time_grid
@@ -243,5 +243,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    with exit_on_user_error("the same command goes on from the last checkpoint"):
-        main(tyro.cli(Config, description=__doc__))
+    run_script(main, Config, __doc__, "the same command goes on from the last checkpoint")

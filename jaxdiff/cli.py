@@ -48,8 +48,10 @@ def run(command: Restore | Info | List) -> None:
     """Carries out a command; JAX is imported here and not before."""
     if isinstance(command, Restore):
         command.check()
+        from jaxdiff.runs.cache import keep_compiled_programs
         from jaxdiff.runs.restore import restore
 
+        keep_compiled_programs()
         restore(command)
     else:
         from jaxdiff.runs.tell import print_info, print_list

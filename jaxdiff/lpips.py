@@ -290,17 +290,18 @@ def _read_npz(path: Path) -> Arrays:
         ) from error
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
+    """Returns this package's folder in the user's cache, `$XDG_CACHE_HOME/jaxdiff` or `~/.cache/jaxdiff`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxdiff"
 
 
 def _places(net: str) -> list[Path]:
     folders = [Path(os.environ["JAXDIFF_WEIGHTS"])] if os.environ.get("JAXDIFF_WEIGHTS") else []
-    return [folder.expanduser() / f"lpips_{net}.npz" for folder in (*folders, _cache_folder())]
+    return [folder.expanduser() / f"lpips_{net}.npz" for folder in (*folders, cache_folder())]
 
 
 def _not_found(net: str, places: list[Path]) -> str:
-    target = str(_cache_folder() / f"lpips_{net}.npz").replace(str(Path.home()), "~", 1)
+    target = str(cache_folder() / f"lpips_{net}.npz").replace(str(Path.home()), "~", 1)
     message = (
         f"no LPIPS weights for net {net!r} (looked for {', '.join(map(str, places))}). Convert "
         f"torchvision's backbone and the PyTorch package's heads (lpips/weights/v0.1/{net}.pth):\n"

@@ -29,16 +29,7 @@ def _group_means(x: Array, groups: int) -> Array:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
-def standardize(x: Float[Array, "n pixels c"], groups: int) -> Float[Array, "n pixels c"]:
-    r"""Shifts and scales every group of channels of every image to mean 0 and variance 1.
-
-    .. math:: z = (x - \bar x) / \sqrt{\mathrm{Var}[x] + 10^{-5}}, \qquad
-        g_x = (g_z - \overline{g_z} - z\, \overline{g_z z}) / \sqrt{\mathrm{Var}[x] + 10^{-5}}
-
-    Args:
-        x: in float32.
-        groups: number of groups, which divides `c`.
-    """
+def _standardize(x: Array, groups: int) -> Array:
     return _forward(x, groups)[0]
 
 
@@ -54,4 +45,17 @@ def _backward(groups: int, residuals: tuple[Array, Array], gradient: Array) -> t
     return ((gradient - _group_means(gradient, groups) - z * _group_means(gradient * z, groups)) * scale,)
 
 
-standardize.defvjp(_forward, _backward)
+_standardize.defvjp(_forward, _backward)
+
+
+def standardize(x: Float[Array, "n pixels c"], groups: int) -> Float[Array, "n pixels c"]:
+    r"""Shifts and scales every group of channels of every image to mean 0 and variance 1.
+
+    .. math:: z = (x - \bar x) / \sqrt{\mathrm{Var}[x] + 10^{-5}}, \qquad
+        g_x = (g_z - \overline{g_z} - z\, \overline{g_z z}) / \sqrt{\mathrm{Var}[x] + 10^{-5}}
+
+    Args:
+        x: in float32.
+        groups: number of groups, which divides `c`.
+    """
+    return _standardize(x, groups)

@@ -1,0 +1,30 @@
+"""How a script is run from the command line."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import tyro
+
+from jaxdiff.runs.cache import keep_compiled_programs
+from jaxdiff.runs.errors import exit_on_user_error
+
+INTERRUPTED = "the same command with --resume goes on where this one stopped"
+
+Config = TypeVar("Config")
+
+
+def run_script(
+    main: Callable[[Config], None], config: type[Config], description: str | None, interrupted: str = INTERRUPTED
+) -> None:
+    """Reads the flags and runs a script; compiled programs are kept for the next start.
+
+    Args:
+        main: the script.
+        config: the dataclass of its flags.
+        description: the head of its help.
+        interrupted: what to say after Ctrl-C.
+    """
+    with exit_on_user_error(interrupted):
+        flags = tyro.cli(config, description=description)
+        keep_compiled_programs()
+        main(flags)
