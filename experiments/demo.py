@@ -24,6 +24,7 @@ from experiments.problems import held_out_face
 from experiments.restorer import Question, Restorer, View, painted, read_upload
 from jaxdiff import load_prior
 from jaxdiff.images import to_uint8
+from jaxdiff.precision import Dtype
 from jaxdiff.runs import report
 from jaxdiff.runs.errors import UserError
 from jaxdiff.runs.names import METHODS
@@ -59,6 +60,8 @@ class Config:
 
     prior: str = "faces-32"
     """A shipped prior, or a folder written by `python -m convert_weights`."""
+    dtype: Dtype = "float32"
+    """Precision of the network's products: tf32 and bfloat16 are faster on GPUs and TPUs, not on CPUs."""
     steps: int = 100
     """Diffusion steps of a whole chain; the literature takes 1000."""
     host: str = "127.0.0.1"
@@ -261,7 +264,7 @@ def main(config: Config) -> None:
     """Serves the page until Ctrl-C."""
     check_address(config.host, config.port)
     check_gradio()
-    restorer = Restorer(load_prior(config.prior), config.steps)
+    restorer = Restorer(load_prior(config.prior, dtype=config.dtype), config.steps)
     # Pictures on the page, uploaded ones among them, are files; they go when the demo ends.
     with TemporaryDirectory(prefix="jaxdiff-demo-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder

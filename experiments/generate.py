@@ -87,7 +87,7 @@ def begin(config: Generate) -> Denoiser:
     check_names(config.methods, list(METHODS), "method")
     if not 0 <= config.eta <= 1:
         raise UserError(f"--eta must be between 0 and 1, got {config.eta}.")
-    denoiser = load_prior(config.prior)
+    denoiser = load_prior(config.prior, dtype=config.dtype)
     num_times = denoiser.schedule.num_times
     for name in ("steps", "ddim_steps"):
         if getattr(config, name) > num_times:

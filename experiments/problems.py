@@ -15,6 +15,7 @@ from jaxdiff import Denoiser, load_prior
 from jaxdiff.faces import draw
 from jaxdiff.images import read_image
 from jaxdiff.operators import BoxMask, GaussianBlur, RandomMask, measure
+from jaxdiff.precision import Dtype
 from jaxdiff.runs.errors import UserError
 
 TASKS = {"box": "box inpainting", "random": "random inpainting", "blur": "Gaussian deblurring"}
@@ -77,9 +78,11 @@ def held_out_face(index: int, size: int) -> Float[Array, "size size 3"]:
     return draw(jax.random.fold_in(jax.random.key(20_000), index), size)
 
 
-def load_truth(prior: str, image: Path | None, face: int, size: int | None) -> tuple[Denoiser, Float[Array, "h w 3"]]:
+def load_truth(
+    prior: str, image: Path | None, face: int, size: int | None, dtype: Dtype = "float32"
+) -> tuple[Denoiser, Float[Array, "h w 3"]]:
     """Loads a prior and the clean image to measure, at the prior's size or at `size`."""
-    denoiser = load_prior(prior)
+    denoiser = load_prior(prior, dtype=dtype)
     side = denoiser.image_shape[0] if size is None else size
     factor = 2 ** (len(denoiser.network.config.channel_mult) - 1)
     if side < 16 or side % factor:

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from experiments.problems import KEYS, load_truth
 from jaxdiff import Denoiser
+from jaxdiff.precision import Dtype
 from jaxdiff.runs.errors import UserError, check_positive
 from jaxdiff.runs.folder import command_line, describe, digest, open_folder
 from jaxdiff.runs.names import describe_sigma
@@ -21,6 +22,8 @@ class Config:
 
     prior: str = "faces-32"
     """A shipped prior, or a folder written by `python -m convert_weights`."""
+    dtype: Dtype = "float32"
+    """Precision of the network's products: tf32 and bfloat16 are faster on GPUs and TPUs, not on CPUs."""
     image: Path | None = None
     """A photo to work on; a drawn face that was held out of training by default."""
     face: int = 0
@@ -71,7 +74,7 @@ def load(config: Config) -> Experiment:
     check_positive(seeds=config.seeds, steps=config.steps, batch_size=config.batch_size)
     if config.face < 0:
         raise UserError(f"--face must be zero or positive, got {config.face}.")
-    denoiser, truth = load_truth(config.prior, config.image, config.face, config.size)
+    denoiser, truth = load_truth(config.prior, config.image, config.face, config.size, config.dtype)
     if config.steps > denoiser.schedule.num_times:
         raise UserError(f"--steps must be between 1 and {denoiser.schedule.num_times}, got {config.steps}.")
     return Experiment(denoiser, truth, Console())

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from jaxdiff.runs.errors import UserError, check_name, check_positive
 from jaxdiff.runs.names import METHODS, TASKS, WEIGHTINGS
@@ -54,6 +55,8 @@ class Restore:
     """sdedit: start time, 0 to 999."""
     prior: str = "faces-32"
     """A shipped prior, or a folder written by `python -m convert_weights`."""
+    dtype: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """Precision of the network's products: tf32 and bfloat16 are faster on GPUs and TPUs, not on CPUs."""
     steps: int = 250
     """Diffusion steps of a whole chain; the literature takes 1000."""
     batch_size: int | None = None

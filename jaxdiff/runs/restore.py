@@ -40,7 +40,7 @@ def restore(request: Restore) -> None:
     """
     request.check()
     console = Console()
-    denoiser = load_prior(request.prior)
+    denoiser = load_prior(request.prior, dtype=request.dtype)
     if request.steps > denoiser.schedule.num_times:
         raise UserError(f"--steps must be between 1 and {denoiser.schedule.num_times}, got {request.steps}.")
     damage = read_damage(request, denoiser.image_shape[0], console)
