@@ -118,7 +118,7 @@ def save_prior(
     directory = Path(directory).resolve()
     if directory.exists() and not overwrite and (directory.is_file() or any(directory.iterdir())):
         raise FileExistsError(f"{directory} exists and is not empty; choose another folder.")
-    with_parameters(_abstract(config, "float32"), weights)
+    with_parameters(_abstract(config), weights)
     description = asdict(config) | {
         "format": _FORMAT,
         "parameters": int(sum(np.size(w) for w in weights.values())),
@@ -179,12 +179,13 @@ def read_config(directory: str | os.PathLike) -> PriorConfig:
         raise PriorError(f"{path} is damaged: {error!r}.") from error
 
 
-def load_prior(name: str | os.PathLike = "faces-32", *, dtype: Dtype = "float32") -> Denoiser:
+def load_prior(name: str | os.PathLike = "faces-32", *, dtype: Dtype = "float32", remat: bool = False) -> Denoiser:
     """Loads a shipped prior by name, or a converted one by folder.
 
     Args:
         name: a shipped prior, or a folder written by `convert_weights` or `experiments.train_faces`.
         dtype: precision of the network's convolutions and matrix products, see `jaxdiff.precision.Dtype`.
+        remat: whether the network trades time for memory in its gradient, see `jaxdiff.unet.UNet`.
 
     Raises:
         PriorError: if there is no such prior, or it is damaged.
@@ -197,11 +198,11 @@ def load_prior(name: str | os.PathLike = "faces-32", *, dtype: Dtype = "float32"
         shipped = ", ".join(sorted(p.name for p in SHIPPED.glob("*/")))
         raise PriorError(f"no prior named {str(name)!r}: not a folder, and shipped are: {shipped}.")
     weights, config = read_prior(directory)
-    return config.make_denoiser(with_parameters(_abstract(config, dtype), weights))
+    return config.make_denoiser(with_parameters(_abstract(config, dtype, remat), weights))
 
 
-def _abstract(config: PriorConfig, dtype: Dtype) -> UNet:
-    network: Any = nnx.eval_shape(lambda: UNet(config.network, dtype=dtype, rngs=nnx.Rngs(0)))
+def _abstract(config: PriorConfig, dtype: Dtype = "float32", remat: bool = False) -> UNet:
+    network: Any = nnx.eval_shape(lambda: UNet(config.network, dtype=dtype, remat=remat, rngs=nnx.Rngs(0)))
     return network
 
 

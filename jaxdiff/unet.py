@@ -263,6 +263,8 @@ class UNet(nnx.Module):
     Args:
         config: the architecture.
         dtype: precision of convolutions and matrix products, see `jaxdiff.precision.Dtype`.
+        remat: keep only the inputs of blocks for a gradient, and compute the rest anew: less memory for one more
+            forward pass. The values are the same. XLA for CPUs undoes it.
         rngs: random numbers for the initial weights. As in the original, the last layer of every block starts at
             zero.
 
@@ -271,8 +273,9 @@ class UNet(nnx.Module):
         convolutions of size one are the same map.
     """
 
-    def __init__(self, config: UNetConfig, *, dtype: Dtype = "float32", rngs: nnx.Rngs):
+    def __init__(self, config: UNetConfig, *, dtype: Dtype = "float32", remat: bool = False, rngs: nnx.Rngs):
         self.config = config
+        self.remat = remat
         products = {**arithmetic(dtype), "rngs": rngs}
         emb_width = 4 * config.channels
         self.time_embed_1 = nnx.Linear(config.channels, emb_width, **products)
@@ -370,12 +373,20 @@ class UNet(nnx.Module):
 
         hidden, stack = x_t, []
         for block in self.input_blocks:
-            hidden = _run(block, hidden, embedding)
+            hidden = self._run(block, hidden, embedding)
             stack.append(hidden)
-        hidden = _run(self.middle_block, hidden, embedding)
+        hidden = self._run(self.middle_block, hidden, embedding)
         for block in self.output_blocks:
-            hidden = _run(block, jnp.concatenate([hidden, stack.pop()], axis=-1), embedding)
+            hidden = self._run(block, jnp.concatenate([hidden, stack.pop()], axis=-1), embedding)
         return self.out_conv(nnx.silu(self.out_norm(hidden))).astype(jnp.float32)
+
+    def _run(self, block: nnx.List, x: Array, embedding: Array) -> Array:
+        def run(x: Array, embedding: Array) -> Array:
+            for layer in block:
+                x = layer(x, embedding) if isinstance(layer, ResBlock) else layer(x)
+            return x
+
+        return (jax.checkpoint(run) if self.remat else run)(x, embedding)
 
     def _check(self, x_t: Array, label: Array | None) -> None:
         factor = 2 ** (len(self.config.channel_mult) - 1)
@@ -389,9 +400,3 @@ class UNet(nnx.Module):
                 "`label` is needed by a class-conditional network, and by no other; "
                 f"this one has num_classes = {self.config.num_classes}."
             )
-
-
-def _run(block: nnx.List, x: Array, embedding: Array) -> Array:
-    for layer in block:
-        x = layer(x, embedding) if isinstance(layer, ResBlock) else layer(x)
-    return x

@@ -49,26 +49,34 @@ def test_on_cpus_sums_are_products_and_elsewhere_sums():
     assert "dot_general" not in text["cuda"]
 
 
-def test_weight_gradients_of_a_network_equal_plain_jax(monkeypatch):
-    """Rules written for sampling must not harm training."""
+def network_gradients(remat=False):
+    """Gradients of a loss in all weights and in the input."""
     config = UNetConfig(8, 8, (1, 2), 1, (4,), num_heads=2, out_channels=3, norm_groups=4)
-    graph, weights = nnx.split(
-        with_parameters(nnx.eval_shape(lambda: UNet(config, rngs=nnx.Rngs(0))), random_weights(config))
-    )
+    network = nnx.eval_shape(lambda: UNet(config, remat=remat, rngs=nnx.Rngs(0)))
+    graph, weights = nnx.split(with_parameters(network, random_weights(config)))
     keys = jax.random.split(jax.random.key(1), 2)
     x, target = (jax.random.normal(key, (2, 8, 8, 3)) for key in keys)
 
-    def gradients():
-        def loss(weights, x):
-            return jnp.sum((nnx.merge(graph, weights).batch(x, jnp.array([3, 700])) - target) ** 2)
+    def loss(weights, x):
+        return jnp.sum((nnx.merge(graph, weights).batch(x, jnp.array([3, 700])) - target) ** 2)
 
-        return jax.tree.leaves(jax.jit(jax.grad(loss, (0, 1)))(weights, x))
+    gradient = jax.jit(jax.grad(loss, (0, 1)), compiler_options={"xla_backend_optimization_level": 0}).trace(weights, x)
+    assert ("prevent_cse" in str(gradient.jaxpr)) == remat
+    return jax.tree.leaves(gradient.lower().compile()(weights, x))
 
-    ours = gradients()
+
+def test_weight_gradients_of_a_network_equal_plain_jax(monkeypatch):
+    """Rules written for sampling must not harm training."""
+    ours = network_gradients()
     monkeypatch.setattr(jaxdiff.unet, "standardize", plain)
     monkeypatch.setattr(
         jaxdiff.unet, "conv2d", lambda x, kernel, stride, precision: plain_convolution(x, kernel, stride)
     )
-    for a, b in zip(ours, gradients(), strict=True):
+    for a, b in zip(ours, network_gradients(), strict=True):
         assert float(jnp.abs(b).max()) > 0
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * float(jnp.abs(b).max()))
+
+
+def test_rematerialization_changes_no_gradient():
+    for a, b in zip(network_gradients(remat=True), network_gradients(), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * float(jnp.abs(b).max()))
