@@ -1,16 +1,20 @@
 """What every sampler shares: the loop over diffusion time, the forward process, and the ancestral step."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxdiff.denoiser import Prediction
 from jaxdiff.pytree import pytree
 from jaxdiff.schedule import Schedule
+
+Devices = Sequence[Any]
+"""Devices as `jax.devices()` gives them."""
 
 State = TypeVar("State")
 Seen = TypeVar("Seen")
@@ -108,6 +112,12 @@ def _start(sampler: Sampler, keys: PRNGKeyArray, t: Array) -> Any:
     return jax.vmap(lambda key: sampler.init(jax.random.fold_in(key, jnp.int32(-1)), t))(keys)
 
 
+@jax.jit
+def _step(sampler: Sampler, key: PRNGKeyArray, state: Any, t: Array, s: Array) -> tuple[Any, Prediction]:
+    # Jitted so that asking for its shapes and scanning over it trace it once.
+    return sampler.step(key, state, t, s)
+
+
 @pytree
 class _Watched:
     """A sampler whose state also holds the last estimate, so that a scan need not stack all, and what was seen."""
@@ -122,7 +132,7 @@ class _Watched:
         self, key: PRNGKeyArray, state: tuple[Any, Array, Any], t: Time, s: Time
     ) -> tuple[tuple[Any, Array, Any], Prediction]:
         before, _, seen = state
-        after, prediction = self.sampler.step(key, before, t, s)
+        after, prediction = _step(self.sampler, key, before, t, s)
         if self.observer is not None:
             seen = self.observer.look(seen, key, before, prediction, after, t, s)
         return (after, prediction.x0_hat, seen), prediction
@@ -133,12 +143,10 @@ def _advance(
     sampler: Sampler, observer: Observer | None, keys: PRNGKeyArray, state: Any, seen: Any, times: Array
 ) -> tuple[Any, Array, Any]:
     watched = _Watched(sampler, observer)
-
-    def advance(key: PRNGKeyArray, state: Any, seen: Any) -> tuple[Any, Array, Any]:
-        x0_hat = jax.eval_shape(sampler.step, key, state, times[0], times[1])[1].x0_hat
-        return sample(watched, key, times, state=(state, jnp.zeros(x0_hat.shape, x0_hat.dtype), seen))[0]
-
-    return jax.vmap(advance)(keys, state, seen)
+    first = jax.tree.map(lambda leaf: leaf[0], state)
+    of_one = jax.eval_shape(_step, sampler, keys[0], first, times[0], times[1])[1].x0_hat
+    x0_hat = jnp.zeros((len(keys), *of_one.shape), of_one.dtype)
+    return jax.vmap(lambda key, *state: sample(watched, key, times, state=state)[0])(keys, state, x0_hat, seen)
 
 
 def sample_segments(
@@ -151,6 +159,7 @@ def sample_segments(
     state: Any = None,
     observer: Observer | None = None,
     after: Progress | None = None,
+    devices: Devices | None = None,
 ) -> Iterator[Progress]:
     """Draws one sample per key, in batches that bound the memory, and stops for a look after every segment.
 
@@ -161,12 +170,15 @@ def sample_segments(
         sampler: the algorithm.
         keys: `(n,)` PRNG keys; sample `k` depends on `keys[k]` only, whatever the batches and segments.
         times: decreasing times, usually ending with -1.
-        batch_size: chains that run at once; all by default. The last batch is filled up with copies.
+        batch_size: chains that run at once, rounded up to a multiple of the number of devices; all by default. The
+            last batch is filled up with copies.
         segment: steps between two stops; shortened to a divisor of the number of steps, so that all segments share
             one compilation. The whole run by default.
         state: where the chains start, stacked; the sampler's `init` by default.
         observer: looks at every step of every chain.
         after: where an earlier run with the same arguments stood; what follows is bit for bit what would have followed.
+        devices: share the chains of every batch among them, each with its own copy of the weights and no word between
+            them; by default those that hold `keys`. In a run of several processes: `jax.local_devices()`.
 
     Yields:
         A `Progress` after every segment of every batch.
@@ -183,12 +195,15 @@ def sample_segments(
         )
     if batch_size < 1 or segment < 1:
         raise ValueError(f"`batch_size` and `segment` must be positive, got {batch_size} and {segment}.")
-    batch_size = min(batch_size, len(keys))
+    devices = _sharing(keys) if devices is None else devices
+    share = len(devices or (None,))
+    batch_size = -(-min(batch_size, len(keys)) // share) * share
     segment = max(n for n in range(1, min(segment, num_steps) + 1) if num_steps % n == 0)
-    times = jnp.asarray(times)
+    sampler, observer, times = _place((sampler, observer, jnp.asarray(times)), devices)
     num_batches = -(-len(keys) // batch_size)
     for batch in range(after.batch if after else 0, num_batches):
-        chosen = jnp.minimum(batch * batch_size + jnp.arange(batch_size), len(keys) - 1)
+        chosen = np.minimum(batch * batch_size + np.arange(batch_size), len(keys) - 1)
+        batch_keys = _place(keys[chosen], devices, "chains")
         done, seen = 0, None
         if observer is not None:
             seen = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (batch_size, *jnp.shape(leaf))), observer.start())
@@ -197,12 +212,27 @@ def sample_segments(
         elif state is not None:
             batch_state = jax.tree.map(lambda leaf, chosen=chosen: leaf[chosen], state)
         else:
-            batch_state = _start(sampler, keys[chosen], times[0])
+            batch_state = _start(sampler, batch_keys, times[0])
+        batch_state, seen = _place((batch_state, seen), devices, "chains")
         for step in range(done, num_steps, segment):
             part = times[step : step + segment + 1]
-            batch_state, x0_hat, seen = _advance(sampler, observer, keys[chosen], batch_state, seen, part)
+            batch_state, x0_hat, seen = _advance(sampler, observer, batch_keys, batch_state, seen, part)
             jax.block_until_ready(x0_hat)
             yield Progress(batch, num_batches, step + segment, num_steps, batch_state, x0_hat, seen)
+
+
+def _sharing(keys: PRNGKeyArray) -> Devices | None:
+    """Returns the devices that hold the keys, if there are several."""
+    return sorted(keys.devices(), key=lambda device: device.id) if len(keys.devices()) > 1 else None
+
+
+def _place(tree: Any, devices: Devices | None, *axis: str) -> Any:
+    """Puts a copy of all arrays on every device, or with an axis a part of each; leaves them where they are if None."""
+    if devices is None:
+        return tree
+    # Not Explicit, the default of `jax.make_mesh`: reshapes that merge the chains would have to name their sharding.
+    mesh = Mesh(np.array(devices), ("chains",), axis_types=(AxisType.Auto,))
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(*axis)))
 
 
 def sample_many(
@@ -213,12 +243,14 @@ def sample_many(
     batch_size: int | None = None,
     segment: int | None = None,
     state: Any = None,
+    devices: Devices | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> Any:
     """Draws one sample per key.
 
     Args:
-        sampler: as in `sample_segments`, which does the work; so are `keys`, `times`, `batch_size`, `segment`, `state`.
+        sampler: as in `sample_segments`, which does the work.
+        keys: likewise, and so are `times`, `batch_size`, `segment`, `state` and `devices`.
         report: called after every segment.
 
     Returns:
@@ -228,7 +260,8 @@ def sample_many(
         ValueError: as `sample_segments`.
     """
     results = []
-    for progress in sample_segments(sampler, keys, times, batch_size=batch_size, segment=segment, state=state):
+    arguments = {"batch_size": batch_size, "segment": segment, "state": state, "devices": devices}
+    for progress in sample_segments(sampler, keys, times, **arguments):
         report(progress)
         if progress.step == progress.num_steps:
             results.append(progress.state)

@@ -15,7 +15,7 @@ import pytest
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxdiff import DPS, Denoiser, sample, sample_many
+from jaxdiff import DPS, Denoiser, sample, sample_many, sample_segments
 from jaxdiff.checkpoint import with_parameters
 from jaxdiff.denoiser import Prediction
 from jaxdiff.operators import Identity
@@ -74,7 +74,31 @@ def write_on_devices(path: str) -> None:
     for name, drawn in samples.items():
         assert drawn.sharding.is_equivalent_to(spread, drawn.ndim), name
     arrays: dict[str, Any] = {name: np.asarray(drawn) for name, drawn in samples.items()}
-    np.savez(path, **arrays)
+    np.savez(path, **arrays, **draw_in_segments(keys))
+
+
+def draw_in_segments(keys: jax.Array) -> dict[str, np.ndarray]:
+    """Draws with `sample_segments` on all devices: every leaf shared out, from keys of any sharding, and resumed."""
+    sampler = SUBJECTS["network"]()
+    options: dict[str, Any] = {"batch_size": 5, "segment": 4}
+    at_start = list(sample_segments(sampler, KEYS, TIMES, devices=jax.local_devices(), **options))
+    for progress in at_start:
+        for leaf in (progress.state, progress.x0_hat):
+            assert {part.data.shape[0] for part in leaf.addressable_shards} == {1}
+            assert len(leaf.sharding.device_set) == DEVICES
+    kept = at_start[0]._replace(state=np.asarray(at_start[0].state))
+    *_, resumed = sample_segments(sampler, KEYS, TIMES, devices=jax.local_devices(), after=kept, **options)
+    *_, following = sample_segments(sampler, keys, TIMES, **options)
+    assert len(following.state.sharding.device_set) == DEVICES
+    three = sample_many(sampler, KEYS[:3], TIMES, devices=jax.local_devices())
+    noise = sample_many(SUBJECTS["noise"](), KEYS, TIMES, devices=jax.local_devices()[:4], segment=4)
+    return {
+        "given": np.asarray(at_start[-1].state),
+        "resumed": np.asarray(resumed.state),
+        "of the keys": np.asarray(following.state),
+        "three": np.asarray(three),
+        "four": np.asarray(noise),
+    }
 
 
 @functools.cache
@@ -135,3 +159,12 @@ def test_samples_of_a_network_are_those_drawn_alone_and_in_chunks():
 def test_samples_on_eight_devices_are_those_on_one(name, on_devices):
     bound = 0 if name == "noise" else ROUNDING
     np.testing.assert_allclose(on_devices[name], draw_together(name), rtol=0, atol=bound)
+
+
+def test_segments_on_eight_devices_are_those_on_one(on_devices):
+    samples = draw_together("network")
+    for name in ("given", "of the keys"):
+        np.testing.assert_allclose(on_devices[name], samples, rtol=0, atol=ROUNDING)
+    np.testing.assert_array_equal(on_devices["resumed"], on_devices["given"])
+    np.testing.assert_allclose(on_devices["three"], samples[:3], rtol=0, atol=ROUNDING)
+    np.testing.assert_array_equal(on_devices["four"], draw_together("noise"))

@@ -229,7 +229,8 @@ def draw(
         store: an `.npz` file for the samples; while it is being made, `*.partial.npz` beside it holds finished
             batches and the state of the running one.
         console: where to draw the bar.
-        batch_size: samples drawn at once; all by default. Going on with another batch size starts the chains anew.
+        batch_size: samples drawn at once, rounded up to a multiple of the number of devices, which share them; all
+            by default. Going on with another size starts the chains anew.
         to_image: takes the images out of the chains' states.
         residual: says in a few words how far estimates `x0_hat` are from the data.
         observer: looks at every step of every chain, whose state must be an image.
@@ -240,7 +241,9 @@ def draw(
     if store.exists():
         kept = read_npz(store)
         return Drawn(kept["samples"], kept["frames"], Timing(*kept["seconds"].tolist()), True, _curve(kept))
-    sitting = _Sitting(store, min(batch_size or len(keys), len(keys)))
+    devices = jax.local_devices()
+    share = -(-min(batch_size or len(keys), len(keys)) // len(devices))
+    sitting = _Sitting(store, share * len(devices))
     sitting.read(run, keys, observer is not None)
     num_steps = len(run.times) - 1
     total = num_steps * -(-len(keys) // sitting.batch_size)
@@ -254,6 +257,7 @@ def draw(
             state=run.state,
             observer=observer,
             after=sitting.after,
+            devices=devices if len(devices) > 1 else None,
         ):
             images = np.asarray(to_image(progress.state))
             _check_finite(title, images, progress, run.times)
