@@ -74,7 +74,8 @@ def write_on_devices(path: str) -> None:
     for name, drawn in samples.items():
         assert drawn.sharding.is_equivalent_to(spread, drawn.ndim), name
     arrays: dict[str, Any] = {name: np.asarray(drawn) for name, drawn in samples.items()}
-    np.savez(path, **arrays, **draw_in_segments(keys))
+    arrays |= draw_in_segments(keys)
+    np.savez(path, **arrays)
 
 
 def draw_in_segments(keys: jax.Array) -> dict[str, np.ndarray]:
