@@ -54,6 +54,8 @@ FRAMES = 24
 class Denoise(Config):
     """Settings of one-step denoising."""
 
+    batch_size: int | None = None
+    """Samples drawn at once; all by default, fewer to save memory."""
     times: tuple[int, ...] = (50, 100, 200, 300)
     """Noise levels, as times of the diffusion."""
     probes: int = 64

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jaxtyping import Array, Float
 from rich.console import Console
@@ -36,8 +36,8 @@ class Config:
     """Diffusion steps of a whole chain; the reports take 1000."""
     sigma: float = 0.05
     """Standard deviation of the measurement noise, in units of [-1, 1] images (0.025 in units of [0, 1])."""
-    batch_size: int | None = None
-    """Samples drawn at once; all by default, fewer to save memory."""
+    batch_size: int | Literal["auto"] | None = None
+    """Samples drawn at once; all by default, fewer to save memory, or auto for as many as fit."""
     seed: int = 0
     """Root of all random numbers."""
     out: Path = Path("results")

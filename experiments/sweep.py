@@ -58,6 +58,8 @@ PROGRAM = "python -m experiments.sweep"
 class Sweep(Config):
     """Settings of the sweep."""
 
+    batch_size: int | None = None
+    """Samples drawn at once; all by default, fewer to save memory."""
     tasks: tuple[str, ...] = tuple(TASKS)
     """Some of: box, random, blur."""
     methods: tuple[str, ...] = ("dps", "score-ald")

@@ -27,6 +27,7 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 
 from experiments.command import run_script
+from jaxdiff.chains import sample_many
 from jaxdiff.checkpoint import PriorConfig, parameters, save_prior
 from jaxdiff.denoiser import Target, Variance
 from jaxdiff.faces import draw
@@ -34,7 +35,6 @@ from jaxdiff.images import grid, read_image, write_image
 from jaxdiff.precision import Dtype
 from jaxdiff.runs.errors import UserError
 from jaxdiff.samplers.ddpm import DDPM
-from jaxdiff.sampling import sample_many
 from jaxdiff.schedule import time_grid
 from jaxdiff.train import TrainState, make_optimizer, make_train_step
 from jaxdiff.unet import UNet, UNetConfig

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxdiff import exact, faces, gaussian, operators, posterior
+    from jaxdiff.chains import plan, sample_many, sample_segments
     from jaxdiff.checkpoint import PriorError, load_prior
     from jaxdiff.denoiser import Denoiser, Prediction, tweedie_variance
     from jaxdiff.diagnostics import Diagnose, Diagnosis, Verdict, verdict
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
         scale_gamma,
         scale_zeta,
     )
-    from jaxdiff.sampling import sample, sample_many, sample_segments
+    from jaxdiff.sampling import sample
     from jaxdiff.schedule import Schedule, time_grid
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "gaussian",
     "load_prior",
     "operators",
+    "plan",
     "posterior",
     "sample",
     "sample_many",
@@ -64,6 +66,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _MODULES = {
+    "chains": ("plan", "sample_many", "sample_segments"),
     "checkpoint": ("PriorError", "load_prior"),
     "denoiser": ("Denoiser", "Prediction", "tweedie_variance"),
     "diagnostics": ("Diagnose", "Diagnosis", "Verdict", "verdict"),
@@ -82,7 +85,7 @@ _MODULES = {
         "scale_gamma",
         "scale_zeta",
     ),
-    "sampling": ("sample", "sample_many", "sample_segments"),
+    "sampling": ("sample",),
     "schedule": ("Schedule", "time_grid"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

@@ -18,7 +18,9 @@ ALLOWED = {
     "operators": {"pytree"},
     "diagnostics": {"pytree", "denoiser", "schedule", "sampling", "operators"},
     "exact": {"pytree", "gaussian", "operators"},
-    "sampling": {"pytree", "denoiser", "schedule"},
+    "sampling": {"denoiser", "schedule"},
+    "memory": set(),
+    "chains": {"pytree", "denoiser", "memory", "sampling"},
     "samplers": {"pytree", "denoiser", "sampling"},
     "convolution": set(),
     "normalization": set(),
@@ -35,6 +37,7 @@ ALLOWED = {
     "__main__": {"cli"},
     "__init__": {
         "diagnostics",
+        "chains",
         "checkpoint",
         "denoiser",
         "exact",

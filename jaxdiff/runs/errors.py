@@ -23,6 +23,8 @@ def exit_on_user_error(how_to_go_on: str) -> Iterator[None]:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _end(f"error: {where}{error.strerror or error}.", 2)
+    except MemoryError as error:
+        _end(f"error: {error or 'out of memory; try a smaller --batch-size.'}", 2)
     except KeyboardInterrupt:
         _end(f"interrupted; {how_to_go_on}.", 130)
     except ValueError as error:
@@ -38,10 +40,10 @@ def _end(sentence: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def check_positive(**numbers: int | None) -> None:
-    """Refuses flags below 1; the names are those of the settings, and None is no number."""
+def check_positive(**numbers: int | str | None) -> None:
+    """Refuses flags below 1; the names are those of the settings, and None and words are no numbers."""
     for name, value in numbers.items():
-        if value is not None and value < 1:
+        if isinstance(value, int) and value < 1:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
 
 

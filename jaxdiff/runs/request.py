@@ -59,8 +59,8 @@ class Restore:
     """Precision of the network's products: tf32 and bfloat16 are faster on GPUs and TPUs, not on CPUs."""
     steps: int = 250
     """Diffusion steps of a whole chain; the literature takes 1000."""
-    batch_size: int | None = None
-    """Samples drawn at once; all by default, fewer to save memory."""
+    batch_size: int | Literal["auto"] | None = None
+    """Samples drawn at once; all by default, fewer to save memory, or auto for as many as fit."""
     seed: int = 0
     """Root of all random numbers."""
     out: Path | None = None

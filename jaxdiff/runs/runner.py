@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 
+from jaxdiff.chains import Progress, fitting, plan, sample_segments
 from jaxdiff.diagnostics import Diagnose, Diagnosis
 from jaxdiff.images import to_uint8
 from jaxdiff.runs.errors import UserError
 from jaxdiff.runs.folder import read_npz, write_npz
 from jaxdiff.runs.presets import Run
-from jaxdiff.sampling import Progress, sample_segments
 
 SNAPSHOTS = 20
 """Segments of a run: how often it can be looked at, and how much of it a kill can cost at most."""
@@ -215,7 +215,7 @@ def draw(
     store: Path,
     console: Console,
     *,
-    batch_size: int | None = None,
+    batch_size: int | Literal["auto"] | None = None,
     to_image: Callable[[Any], Float[Array, "n h w c"]] = lambda state: state,
     residual: Callable[[Float[Array, "n h w c"]], str] | None = None,
     observer: Diagnose | None = None,
@@ -230,22 +230,27 @@ def draw(
             batches and the state of the running one.
         console: where to draw the bar.
         batch_size: samples drawn at once, rounded up to a multiple of the number of devices, which share them; all
-            by default. Going on with another size starts the chains anew.
+            by default, `auto` for as many as fit. Going on with another size starts the chains anew.
         to_image: takes the images out of the chains' states.
         residual: says in a few words how far estimates `x0_hat` are from the data.
         observer: looks at every step of every chain, whose state must be an image.
 
     Raises:
         UserError: if a chain is not finite any more, or a file of an earlier run is damaged.
+        MemoryError: if the batch does not fit, with the size that does.
     """
     if store.exists():
         kept = read_npz(store)
         return Drawn(kept["samples"], kept["frames"], Timing(*kept["seconds"].tolist()), True, _curve(kept))
-    devices = jax.local_devices()
+    devices, num_steps = jax.local_devices(), len(run.times) - 1
+    segment = max(num_steps // SNAPSHOTS, 1)
+    if batch_size == "auto":
+        found = plan(run.sampler, run.times, segment=segment, observer=observer, devices=devices)
+        batch_size = fitting(found, len(keys))
+        console.print(f"  {found}; {len(keys)} wanted, drawn {batch_size} at once", highlight=False, soft_wrap=True)
     share = -(-min(batch_size or len(keys), len(keys)) // len(devices))
     sitting = _Sitting(store, share * len(devices))
     sitting.read(run, keys, observer is not None)
-    num_steps = len(run.times) - 1
     total = num_steps * -(-len(keys) // sitting.batch_size)
     with compile_meter() as sitting.compilation, _progress_bar(title, total, console) as update:
         for progress in sample_segments(
@@ -253,7 +258,7 @@ def draw(
             keys,
             run.times,
             batch_size=sitting.batch_size,
-            segment=max(num_steps // SNAPSHOTS, 1),
+            segment=segment,
             state=run.state,
             observer=observer,
             after=sitting.after,

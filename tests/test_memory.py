@@ -1,0 +1,139 @@
+"""What a batch needs is known before it runs, and what does not fit is said in a sentence."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxdiff import DPS, chains, plan, sample_many, time_grid
+from jaxdiff.memory import Plan, available_memory
+from tests.conftest import small_problem
+
+TIMES = time_grid(1000, 4)
+KEYS = jax.random.split(jax.random.key(0), 5)
+MiB = 2**20
+
+MEASURE = """
+import re
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxdiff import DPS, Denoiser, plan, time_grid
+from jaxdiff.chains import _lower
+from jaxdiff.checkpoint import with_parameters
+from jaxdiff.operators import Identity
+from jaxdiff.schedule import linear
+from jaxdiff.unet import UNet, UNetConfig
+from tests.conftest import random_weights
+
+def status(name):
+    return 1024 * int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+count = int(sys.argv[1])
+config = UNetConfig(64, 64, (1, 2), 1, (), out_channels=6, norm_groups=8)
+network = with_parameters(nnx.eval_shape(lambda: UNet(config, rngs=nnx.Rngs(0))), random_weights(config))
+denoiser = Denoiser(network, linear(), (64, 64, 3), variance="learned_range")
+sampler, times = DPS(denoiser, Identity(), jnp.zeros((64, 64, 3)), 1.0), time_grid(1000, 2)
+found, times = plan(sampler, times), jnp.asarray(times)
+arguments = jax.random.split(jax.random.key(0), count), jnp.ones((count, 64, 64, 3)), None, times
+weights = sum(jnp.asarray(leaf).nbytes for leaf in jax.tree.leaves(sampler))
+program = _lower(sampler, None, times, count).compile()  # compiling takes memory too, and is not meant
+before = status("VmRSS")
+Path("/proc/self/clear_refs").write_text("5")  # starts the high-water mark anew
+jax.block_until_ready(program(sampler, None, *arguments))
+print(found.peak(count), status("VmHWM") - before + weights)
+"""
+
+
+def make_sampler():
+    denoiser, operator, y = small_problem()
+    return DPS(denoiser, operator, y, zeta=0.1)
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_the_largest_batch_fits_and_one_chain_more_per_device_does_not(devices):
+    found = Plan(fixed=300 * MiB, per_chain=70 * MiB, available=2000 * MiB, devices=devices)
+    most = 0.9 * found.available
+    assert found.batch_size % devices == 0
+    assert found.peak(found.batch_size) <= most < found.peak(found.batch_size + devices)
+
+
+def test_a_plan_says_what_fits():
+    assert (
+        str(Plan(300 * MiB, 70 * MiB, 2000 * MiB))
+        == "300 MiB and 70 MiB for every chain, of 2.0 GiB: batch_size=21 fits"
+    )
+    assert "not even one chain" in str(Plan(300 * MiB, 70 * MiB, 310 * MiB))
+
+
+def test_every_chain_adds_as_much_and_more_chains_than_planned_add_no_other():
+    found = plan(make_sampler(), TIMES, available=MiB)
+    told = [chains._peak(make_sampler(), None, jax.numpy.asarray(TIMES), n) for n in (1, 2, 12)]
+    assert [found.peak(1), found.peak(2)] == told[:2]
+    assert abs(found.peak(12) / told[2] - 1) < 0.15
+
+
+def test_auto_draws_as_many_at_once_as_fit(monkeypatch):
+    sampler, batches = make_sampler(), []
+    need = plan(sampler, TIMES, available=MiB)
+    monkeypatch.setattr(chains, "available_memory", lambda device: int(need.peak(2) / 0.89))
+    drawn = sample_many(sampler, KEYS, TIMES, batch_size="auto", report=lambda done: batches.append(done.num_batches))
+    assert set(batches) == {3}
+    np.testing.assert_allclose(drawn, sample_many(sampler, KEYS, TIMES), atol=1e-5)
+    monkeypatch.setattr(chains, "available_memory", lambda device: need.fixed)
+    with pytest.raises(MemoryError, match="not even one chain fits"):
+        sample_many(sampler, KEYS, TIMES, batch_size="auto")
+
+
+class Full:
+    """A device that holds two chains."""
+
+    def __init__(self, advance):
+        self.advance, self.lower = advance, advance.lower
+
+    def __call__(self, sampler, observer, keys, *rest):
+        if len(keys) > 2:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 12345 bytes.")
+        return self.advance(sampler, observer, keys, *rest)
+
+
+def test_out_of_memory_names_the_batch_size_to_use(monkeypatch):
+    sampler = make_sampler()
+    need = plan(sampler, TIMES, available=MiB)
+    monkeypatch.setattr(chains, "available_memory", lambda device: int(need.peak(2) / 0.89))
+    monkeypatch.setattr(chains, "_advance", Full(chains._advance))
+    with pytest.raises(MemoryError, match=r"a batch of 5 chains needs about .* are free; use a batch size of 2\.$"):
+        sample_many(sampler, KEYS, TIMES)
+    assert sample_many(sampler, KEYS, TIMES, batch_size=2).shape[0] == 5
+
+
+def test_other_errors_of_the_device_pass(monkeypatch):
+    def fail(*arguments):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+    monkeypatch.setattr(chains, "_advance", fail)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
+        sample_many(make_sampler(), KEYS, TIMES)
+
+
+def test_memory_available_is_less_than_the_machine_has():
+    assert 0 < available_memory(jax.devices()[0]) < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux to measure")
+@pytest.mark.parametrize("count", [8])
+def test_predicted_memory_is_within_15_percent_of_the_measured(count):
+    command, root = [sys.executable, "-c", MEASURE, str(count)], Path(__file__).parents[1]
+    done = subprocess.run(command, env=os.environ | {"JAX_PLATFORMS": "cpu"}, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    predicted, measured = map(int, done.stdout.split())
+    assert abs(predicted / measured - 1) < 0.15, (predicted, measured)
