@@ -74,12 +74,33 @@ def _meminfo(name: str) -> int:
 
 def _control_group() -> list[int | None]:
     """What containers and batch systems leave, in both versions of control groups."""
-    root = Path("/sys/fs/cgroup")
-    pairs = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
     left: list[int | None] = []
-    for limit, used in pairs:
+    for group, limit, used in _memory_groups():
         try:
-            left.append(int((root / limit).read_text()) - int((root / used).read_text()))
+            # Of what is used, files that were read are given up when memory is short.
+            stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            in_use = int((group / used).read_text()) - int(stat.get("inactive_file", 0))
+            left.append(int((group / limit).read_text()) - in_use)
         except (OSError, ValueError):  # no such file, or no limit: "max"
             left.append(None)
     return left
+
+
+def _memory_groups(root: Path = Path("/sys/fs/cgroup"), process: Path = Path("/proc/self/cgroup")) -> list[Any]:
+    """Folders of the groups of this process, from the innermost outwards, and the names of their files."""
+    try:
+        lines = [line.split(":", 2) for line in process.read_text().splitlines()]
+    except OSError:  # not Linux
+        return []
+    found = []
+    for _, controllers, path in lines:
+        if controllers == "":
+            base, names = root, ("memory.max", "memory.current")
+        elif "memory" in controllers.split(","):
+            base, names = root / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        else:
+            continue
+        inner = base / path.strip("/")
+        # A container may see its own group at the root, under the path that it has outside.
+        found += [(folder, *names) for folder in (inner, *inner.parents) if folder.is_relative_to(base)]
+    return found

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdiff import DPS, chains, plan, sample_many, time_grid
+from jaxdiff import DPS, chains, memory, plan, sample_many, time_grid
 from jaxdiff.memory import Plan, available_memory
 from tests.conftest import small_problem
 
@@ -76,8 +76,8 @@ def test_a_plan_says_what_fits():
 
 def test_every_chain_adds_as_much_and_more_chains_than_planned_add_no_other():
     found = plan(make_sampler(), TIMES, available=MiB)
-    told = [chains._peak(make_sampler(), None, jax.numpy.asarray(TIMES), n) for n in (1, 2, 12)]
-    assert [found.peak(1), found.peak(2)] == told[:2]
+    told = [chains._peak(make_sampler(), None, jax.numpy.asarray(TIMES), n) for n in (1, 4, 12)]
+    np.testing.assert_allclose([found.peak(1), found.peak(4)], told[:2], atol=3)
     assert abs(found.peak(12) / told[2] - 1) < 0.15
 
 
@@ -113,6 +113,32 @@ def test_out_of_memory_names_the_batch_size_to_use(monkeypatch):
     with pytest.raises(MemoryError, match=r"a batch of 5 chains needs about .* are free; use a batch size of 2\.$"):
         sample_many(sampler, KEYS, TIMES)
     assert sample_many(sampler, KEYS, TIMES, batch_size=2).shape[0] == 5
+
+
+def test_the_advice_is_a_size_that_is_not_rounded_up_to_the_failing_one(monkeypatch):
+    monkeypatch.setattr(chains, "plan", lambda *arguments, **options: Plan(0, 100, 10000, devices=8))
+    with (
+        pytest.raises(MemoryError, match=r"use a batch size of 8\.$"),
+        chains._told_what_fits(make_sampler(), TIMES, 16, None, jax.devices() * 8),
+    ):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_limits_of_control_groups_around_this_one_count(tmp_path, monkeypatch, version):
+    """A batch system limits a job's group, not the root; files that were read can be given up."""
+    limit, used = {1: ("memory.limit_in_bytes", "memory.usage_in_bytes"), 2: ("memory.max", "memory.current")}[version]
+    base = tmp_path / "memory" if version == 1 else tmp_path
+    step = base / "slurm" / "job_1" / "step_0"
+    step.mkdir(parents=True)
+    for group, most in ((step, "max" if version == 2 else "9000"), (step.parent, "4000")):
+        (group / limit).write_text(f"{most}\n")
+        (group / used).write_text("1500\n")
+        (group / "memory.stat").write_text("anon 1000\ninactive_file 500\n")
+    (tmp_path / "process").write_text(f"3:{'cpu,memory' if version == 1 else ''}:/slurm/job_1/step_0\n")
+    groups = memory._memory_groups(tmp_path, tmp_path / "process")
+    monkeypatch.setattr(memory, "_memory_groups", lambda: groups)
+    assert min(left for left in memory._control_group() if left is not None) == 3000
 
 
 def test_other_errors_of_the_device_pass(monkeypatch):

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from jaxdiff import DDPM, DPS, time_grid
 from jaxdiff.diagnostics import Diagnose, Diagnosis
+from jaxdiff.memory import Plan
 from jaxdiff.operators import residual_ratio
 from jaxdiff.runs import runner
 from jaxdiff.runs.errors import UserError
@@ -163,3 +164,17 @@ def test_more_samples_change_none_of_the_first():
     few, more = (jax.random.key_data(sample_keys(0, count)) for count in (3, 5))
     np.testing.assert_array_equal(more[:3], few)
     assert len(np.unique(more, axis=0)) == 5
+
+
+def test_a_run_with_auto_keeps_its_batch_size_where_it_still_fits(tmp_path, monkeypatch):
+    run, console, store = make_run(), Console(quiet=True), tmp_path / "auto.npz"
+
+    def draw_with(fits, **options):
+        monkeypatch.setattr(runner, "plan", lambda *arguments, **options: Plan(0, 100, 112 * fits))
+        return draw("auto", run, KEYS, store, console, batch_size="auto", **options)
+
+    for now, resumed in ((4, True), (2, False)):
+        with pytest.raises(Killed):
+            draw_with(3, residual=killed_at(9))
+        assert draw_with(now).resumed == resumed
+        store.unlink()

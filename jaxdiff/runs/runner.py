@@ -246,7 +246,8 @@ def draw(
     segment = max(num_steps // SNAPSHOTS, 1)
     if batch_size == "auto":
         found = plan(run.sampler, run.times, segment=segment, observer=observer, devices=devices)
-        batch_size = fitting(found, len(keys))
+        # An earlier sitting's size where it fits: what is free differs from run to run, and another starts anew.
+        batch_size = fitting(found, min(len(keys), _kept_batch_size(store) or len(keys)))
         console.print(f"  {found}; {len(keys)} wanted, drawn {batch_size} at once", highlight=False, soft_wrap=True)
     share = -(-min(batch_size or len(keys), len(keys)) // len(devices))
     sitting = _Sitting(store, share * len(devices))
@@ -270,6 +271,11 @@ def draw(
             update(progress.batch * num_steps + progress.step, residual(progress.x0_hat) if residual else "")
             sitting.keep(progress)
     return sitting.finish()
+
+
+def _kept_batch_size(store: Path) -> int | None:
+    partial = store.with_suffix(".partial.npz")
+    return int(read_npz(partial)["batch_size"]) if partial.exists() else None
 
 
 def _check_finite(title: str, images: np.ndarray, progress: Progress, times: np.ndarray) -> None:
