@@ -36,7 +36,8 @@ def _same_backward(
     precision: lax.Precision | None, residuals: tuple[Array, Array], gradient: Array
 ) -> tuple[Array, Array]:
     x, kernel = residuals
-    flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+    # Without the barrier XLA would fold the flip into the convolution, which then is not an ordinary one any more.
+    flipped = lax.optimization_barrier(jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
     (kernel_gradient,) = jax.linear_transpose(lambda k: _plain(x, k, 1, precision), kernel)(gradient)
     return _plain(gradient, flipped, 1, precision), kernel_gradient
 

@@ -10,6 +10,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float
 
 _EPSILON = 1e-5
@@ -20,11 +21,21 @@ def _product_with_ones(x: Array) -> Array:
     return lax.dot_general(ones, x, (((1,), (1,)), ((0,), (0,))), precision=lax.Precision.HIGHEST)
 
 
+@custom_vmap
+def _sums(x: Array) -> Array:
+    return lax.platform_dependent(x, cpu=_product_with_ones, default=lambda x: x.sum(1))
+
+
+@_sums.def_vmap
+def _sums_of_batches(axis_size: int, in_batched: list[bool], x: Array) -> tuple[Array, bool]:
+    # A batch of batches is one batch; JAX by itself would keep the ones unbatched, and move the axes of `x` for that.
+    return _sums(x.reshape(-1, *x.shape[2:])).reshape(*x.shape[:2], -1), True
+
+
 def _group_means(x: Array, groups: int) -> Array:
     """Means over pixels and the channels of a group, `(n, 1, c)`, the same in all channels of a group."""
     n, pixels, channels = x.shape
-    sums = lax.platform_dependent(x, cpu=_product_with_ones, default=lambda x: x.sum(1))
-    means = sums.reshape(n, groups, -1).mean(-1, keepdims=True) / pixels
+    means = _sums(x).reshape(n, groups, -1).mean(-1, keepdims=True) / pixels
     return jnp.repeat(means[..., 0], channels // groups, axis=1)[:, None]
 
 
