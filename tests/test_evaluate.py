@@ -1,0 +1,342 @@
+"""The evaluation: the same records whoever computes them, whatever was killed, and each of them once."""
+
+import csv
+import json
+import math
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from experiments import evaluate
+from experiments.evaluate_chains import draw_images
+from experiments.evaluate_table import table
+from experiments.problems import RANDOM_KEEP
+from experiments.records import Journal, agree, journal_path, read_entries
+from jaxdiff import sample_segments
+from jaxdiff.checkpoint import PriorConfig, save_prior
+from jaxdiff.diagnostics import Diagnose
+from jaxdiff.images import read_image, write_image
+from jaxdiff.operators import RandomMask, measure
+from jaxdiff.runs.errors import UserError
+from jaxdiff.runs.presets import Run
+from jaxdiff.schedule import time_grid
+from jaxdiff.unet import UNetConfig
+from tests.conftest import SAMPLERS, SHAPE, SIGMA_Y, gaussian_denoiser, random_weights
+
+ROOT = Path(__file__).parent.parent
+TINY = UNetConfig(16, 8, (1,), 1, (16,), num_heads=2, out_channels=6, norm_groups=4)
+IMAGES = 4
+QUICK = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+# Two programs round differently; another key or measurement would change the first digits.
+ROUNDING = {"psnr": 1e-3, "ssim": 1e-4, "residual_ratio": 1e-3}
+
+
+@pytest.fixture(autouse=True)
+def no_lpips_weights(tmp_path, monkeypatch):
+    """LPIPS weights of whoever runs the tests must not change what they see."""
+    for name in ("JAXDIFF_WEIGHTS", "XDG_CACHE_HOME", "HF_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "empty"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_quickly():
+    """What is compiled here runs for a moment only."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Four images and a twin; one is larger, and one lies in a folder below."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for name, side in {"a.png": 16, "b.png": 16, "c/d.png": 24, "e.png": 16}.items():
+        write_image(folder / name, rng.uniform(-1, 1, (side, side, 3)).astype(np.float32))
+    shutil.copy(folder / "b.png", folder / "twin.png")
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory, pictures):
+    """Flags of a small evaluation."""
+    prior = tmp_path_factory.mktemp("prior") / "tiny"
+    save_prior(prior, random_weights(TINY), PriorConfig(TINY))
+    return evaluate.Evaluate(folder=pictures, prior=str(prior), steps=3, seeds=2, tasks=("random",), methods=("dps",))
+
+
+@pytest.fixture(scope="module")
+def whole(settings, tmp_path_factory):
+    """A run that nothing disturbed."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("JAXDIFF_WEIGHTS", "XDG_CACHE_HOME", "HF_HOME"):
+            patch.setenv(name, str(tmp_path_factory.mktemp("empty")))
+        config = replace(settings, out=tmp_path_factory.mktemp("whole") / "results")
+        evaluate.main(config)
+    return config
+
+
+def records(folder):
+    """All records by image, task, method and seed; no line of the folder may be there twice."""
+    lines = [json.loads(line) for path in sorted(folder.glob("*.jsonl")) for line in path.read_text().splitlines()]
+    assert len({line["sha256"] for line in lines}) == len(lines)
+    return {(line["sha256"], r["task"], r["method"], r["seed"]): r for line in lines for r in line["records"]}
+
+
+def assert_same(folder, config, rounding=ROUNDING):
+    found, expected = records(folder), records(config.out)
+    assert found.keys() == expected.keys()
+    for at, record in expected.items():
+        assert {k: found[at][k] for k in ("key", "mask_key", "verdict")} == {
+            k: record[k] for k in ("key", "mask_key", "verdict")
+        }
+        for name, bound in rounding.items():
+            assert found[at][name] == pytest.approx(record[name], abs=bound), (at, name)
+
+
+def copied(config, tmp_path):
+    out = tmp_path / "copy"
+    shutil.copytree(config.out, out)
+    return replace(config, out=out)
+
+
+def run_again(config, capsys):
+    capsys.readouterr()
+    evaluate.main(config)
+    return capsys.readouterr().out
+
+
+def test_every_image_is_evaluated_once_and_everything_is_written(whole, capsys, tmp_path):
+    said = run_again(whole, capsys)
+    assert f"{IMAGES} images, {IMAGES} of them in this process, {IMAGES} done before" in said
+    assert "1 of 5 images have a twin before them and are left out: twin.png" in said
+    assert "1 of 5 images are cut to a square and resized to 16x16" in said
+    with (whole.out / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image"] for row in rows[::2]] == ["a.png", "b.png", "c/d.png", "e.png"]
+    assert len(rows) == IMAGES * 2
+    # The mean over images of the mean over seeds, with Student's interval.
+    of_images = [np.mean([float(row["psnr"]) for row in rows[2 * i : 2 * i + 2]]) for i in range(IMAGES)]
+    low, high = stats.t.interval(0.95, 3, np.mean(of_images), stats.sem(of_images))
+    text = (whole.out / "table.md").read_text()
+    assert f"| DPS | {np.mean(of_images):.2f} ± {(high - low) / 2:.2f} |" in text
+    assert "4 of 4 images" in text
+    assert "missing" not in text
+    shutil.copytree(whole.out, tmp_path / "moved")
+    (tmp_path / "moved" / "table.md").unlink()
+    evaluate.main(evaluate.Evaluate(table=True, out=tmp_path / "moved"))
+    assert (tmp_path / "moved" / "table.md").read_text() == text
+
+
+def test_random_numbers_follow_from_pixels_and_seed(whole):
+    found = records(whole.out)
+    assert len({r["key"] for r in found.values()}) == IMAGES * 2
+    assert len({r["mask_key"] for r in found.values()}) == IMAGES
+    # What `config.json` says about the keys, done by hand.
+    (sha, *_), record = next(iter(found.items()))
+    root = jax.random.key(0)
+    for word in (sha[:8], sha[8:16]):
+        root = jax.random.fold_in(root, jnp.uint32(int(word, 16)))
+    key = jax.random.fold_in(jax.random.fold_in(root, 0), 1)
+    assert record["mask_key"] == "".join(f"{int(word):08x}" for word in jax.random.key_data(key))
+    assert RandomMask(key, (16, 16, 3), RANDOM_KEEP).mask.sum() == 77
+
+
+@pytest.mark.parametrize("name", ["sdedit", "dps"])
+def test_images_drawn_together_are_what_they_are_alone(name):
+    denoiser, times = gaussian_denoiser(), time_grid(1000, 4)
+    operators = [RandomMask(jax.random.key(k), SHAPE, 0.5) for k in range(2)]
+    ys = [measure(jax.random.key(k), operators[k], denoiser.mean + 0.1 * k, SIGMA_Y) for k in range(2)]
+    runs = [Run(SAMPLERS[name](denoiser, operators[k], ys[k]), times, {}) for k in range(2)]
+    observers = [Diagnose(denoiser.schedule, operators[k], ys[k], SIGMA_Y) for k in range(2)]
+    keys = [jax.random.split(jax.random.key(k), 2) for k in range(2)]
+    together = list(draw_images(runs, observers, keys, 3))
+    for k in range(2):
+        *_, alone = sample_segments(runs[k].sampler, keys[k], times, observer=observers[k])
+        np.testing.assert_allclose(together[k].samples, alone.state, atol=2e-5)
+        for seen, expected in zip(together[k].diagnosis, alone.seen, strict=True):
+            np.testing.assert_allclose(seen, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_torn_line_is_made_again(whole, tmp_path, capsys):
+    config = copied(whole, tmp_path)
+    path = journal_path(config.out, 0, 1)
+    text = path.read_bytes()
+    third = len(b"".join(text.splitlines(keepends=True)[:2]))
+    path.write_bytes(text[: third + 100])
+    # Whoever else reads or tabulates meanwhile leaves the torn line alone.
+    evaluate.main(replace(config, table=True))
+    assert "2 of 4 images; 2 still missing" in (config.out / "table.md").read_text()
+    assert path.read_bytes() == text[: third + 100]
+    assert "2 done before" in run_again(config, capsys)
+    assert_same(config.out, whole, dict.fromkeys(ROUNDING, 0))
+
+
+def test_shards_batches_names_and_order_change_nothing(whole, tmp_path, capsys):
+    renamed = tmp_path / "renamed"
+    for k, name in enumerate(["e.png", "c/d.png", "b.png", "a.png"]):
+        write_image(renamed / f"{k}.png", read_image(whole.folder / name, 16))
+    config = replace(whole, folder=renamed, out=tmp_path / "out", batch_size=3, images_at_once=2)
+    evaluate.main(replace(config, shard="1/2"))
+    assert "2 of 4 images; 2 still missing" in (config.out / "table.md").read_text()
+    # Another number of shards repeats nothing.
+    said = run_again(replace(config, shard="0/3"), capsys)
+    assert "2 of them in this process, 1 done before" in said
+    said = run_again(replace(config, shard="0/2"), capsys)
+    assert "still missing" not in said
+    assert_same(config.out, whole)
+    assert "4 done before" in run_again(replace(config, shard="0/1"), capsys)
+
+
+def test_nothing_is_compiled_for_a_further_image(settings, tmp_path, monkeypatch):
+    """Also where the operator is drawn anew, and for the last, smaller group of images."""
+    compiled, after = [], []
+
+    def listen(event, duration_secs, **kwargs):
+        compiled.extend([event] * (event == "/jax/core/compile/backend_compile_duration"))
+
+    append = Journal.append
+    monkeypatch.setattr(Journal, "append", lambda *a: (after.append(len(compiled)), append(*a)))
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        evaluate.main(replace(settings, limit=3, images_at_once=2, batch_size=3, out=tmp_path / "out"))
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert len(after) == 2
+    assert len(set(after)) == 1, after
+
+
+def test_a_run_killed_at_work_on_two_devices_is_finished_on_one(whole, tmp_path, capsys):
+    config = replace(whole, out=tmp_path / "out")
+    command = [sys.executable, "-m", "experiments.evaluate", str(config.folder), "--prior", config.prior]
+    command += ["--steps", "3", "--seeds", "2", "--tasks", "random", "--methods", "dps"]
+    environment = os.environ | QUICK | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    path = journal_path(config.out, 0, 1)
+    with subprocess.Popen(
+        [*command, "--out", str(config.out)], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL
+    ) as process:
+        deadline = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline:
+            if path.exists() and path.read_bytes().count(b"\n"):
+                break
+            time.sleep(0.002)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    done = path.read_bytes().count(b"\n")
+    assert 1 <= done < IMAGES
+    assert f"{done} done before" in run_again(config, capsys)
+    assert_same(config.out, whole)
+
+
+def test_two_processes_cannot_write_one_file(whole, tmp_path):
+    config = copied(whole, tmp_path)
+    with Journal(journal_path(config.out, 0, 1)), pytest.raises(UserError, match="another process writes"):
+        evaluate.main(config)
+    with Journal(journal_path(config.out, 0, 1)), pytest.raises(UserError, match="another process writes"):
+        evaluate.main(replace(config, overwrite=True))
+    assert_same(config.out, whole, dict.fromkeys(ROUNDING, 0))
+
+
+def test_a_full_disk_loses_nothing(tmp_path):
+    path = tmp_path / "results-0-of-1.jsonl"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Journal(path) as journal:
+        journal.append([{"sha256": "a", "records": []}])
+        kept = path.read_bytes()
+        # Half of the next line fits.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(kept) + 20, hard))
+        try:
+            with pytest.raises(UserError, match="all images before this one are kept"):
+                journal.append([{"sha256": "b", "records": ["x" * 100]}])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert path.read_bytes() == kept
+        journal.append([{"sha256": "b", "records": []}])
+    assert list(read_entries(tmp_path)) == ["a", "b"]
+
+
+def test_many_processes_may_make_the_folder_and_one_set_of_settings_wins(tmp_path):
+    refused, start = [], threading.Barrier(8)
+
+    def make(k):
+        start.wait()
+        try:
+            agree(tmp_path / "out", {"steps": k % 2}, "command")
+        except UserError as error:
+            refused.append(str(error))
+
+    threads = [threading.Thread(target=make, args=[k]) for k in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(refused) == 4
+    assert all("other settings (steps)" in sentence for sentence in refused)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["command.txt", "config.json"]
+
+
+def test_samples_that_are_not_finite_are_counted_and_left_out():
+    record = {"task": "box", "method": "dps", "ssim": 0.5, "lpips_vgg": "n/a", "lpips_alex": "n/a", "seconds": 1.0}
+    record |= {"residual_ratio": 1.0, "verdict": "healthy"}
+    entries = {str(k): {"records": [record | {"psnr": psnr}]} for k, psnr in enumerate([20.0, 22.0, None])}
+    told = {"num_images": 3, "seeds": 1, "steps": 3, "prior": "p", "dtype": "float32", "sigma": 0.1}
+    text = table(entries, told | {"tasks": ["box"], "methods": ["dps"]})
+    assert f"| 21.00 ± {stats.t.ppf(0.975, 1):.2f} |" in text
+    assert "1 of 3 samples are not finite" in text
+    assert "LPIPS" not in text
+    assert not math.isnan(float(text.split(" ± ")[2].split()[0]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"shard": "2/2"}, "--shard must be I/N"),
+        ({"shard": "1"}, "--shard must be I/N"),
+        ({"shard": "0/2", "overwrite": True}, "--overwrite would remove"),
+        ({"shard": "0/2", "distributed": True}, "--shard goes without"),
+        ({"steps": 1001}, "between 1 and 1000"),
+        ({"sigma": math.nan}, "--sigma"),
+        ({"images_at_once": 0}, "--images-at-once"),
+        ({"methods": ("dsp",)}, "did you mean 'dps'"),
+        ({"folder": Path("nowhere")}, "there is no folder nowhere"),
+        ({"folder": ROOT / "tests"}, "no picture"),
+        ({"folder": None, "faces": 0}, "--faces"),
+        ({"seeds": 3}, r"other settings \(seeds\)"),
+        ({"folder": None}, r"other settings \(images_sha256, num_images\)"),
+        ({"table": True, "out": Path("nowhere")}, "there is no evaluation in nowhere"),
+        ({"num_processes": 2}, "go with --coordinator"),
+        ({"coordinator": "host:1"}, "--coordinator needs"),
+        ({"coordinator": "host", "num_processes": 2, "process_id": 0}, "HOST:PORT"),
+    ],
+)
+def test_bad_input_is_one_sentence(whole, changes, match):
+    before = sorted(path.name for path in whole.out.iterdir())
+    with pytest.raises(UserError, match=match) as error:
+        evaluate.main(replace(whole, **changes))
+    assert "\n" not in str(error.value)
+    assert sorted(path.name for path in whole.out.iterdir()) == before
+
+
+def test_a_damaged_picture_is_named(whole, tmp_path):
+    folder = tmp_path / "pictures"
+    shutil.copytree(whole.folder, folder)
+    (folder / "x.png").write_bytes((folder / "a.png").read_bytes()[:200])
+    with pytest.raises(UserError, match=r"x\.png is a damaged"):
+        evaluate.main(replace(whole, folder=folder))
+    write_image(folder / "x.png", np.zeros((8, 8, 3), np.float32))
+    with pytest.raises(UserError, match="fewer than the 16x16"):
+        evaluate.main(replace(whole, folder=folder))
