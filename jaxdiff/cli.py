@@ -1,6 +1,7 @@
-"""The command `jaxdiff`: restore a picture, tell what is installed, list what there is.
+"""The command `jaxdiff`: restore a picture, export a sampler, tell what is installed, list what there is.
 
 jaxdiff restore DAMAGED.png --mask MASK.png
+jaxdiff export DAMAGED.png --mask MASK.png
 jaxdiff info
 jaxdiff list
 """
@@ -11,7 +12,7 @@ from typing import Annotated
 import tyro
 
 from jaxdiff.runs.errors import exit_on_user_error
-from jaxdiff.runs.request import Restore
+from jaxdiff.runs.request import Export, Restore
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class List:
 
 Command = (
     Annotated[Restore, tyro.conf.subcommand("restore")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Info, tyro.conf.subcommand("info")]
     | Annotated[List, tyro.conf.subcommand("list")]
 )
@@ -44,15 +46,21 @@ def main(arguments: list[str] | None = None) -> None:
         run(command)
 
 
-def run(command: Restore | Info | List) -> None:
+def run(command: Restore | Export | Info | List) -> None:
     """Carries out a command; JAX is imported here and not before."""
     if isinstance(command, Restore):
         command.check()
         from jaxdiff.runs.cache import keep_compiled_programs
-        from jaxdiff.runs.restore import restore
 
         keep_compiled_programs()
-        restore(command)
+        if isinstance(command, Export):
+            from jaxdiff.runs.export import export
+
+            export(command)
+        else:
+            from jaxdiff.runs.restore import restore
+
+            restore(command)
     else:
         from jaxdiff.runs.tell import print_info, print_list
 

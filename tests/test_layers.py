@@ -20,6 +20,7 @@ ALLOWED = {
     "exact": {"pytree", "gaussian", "operators"},
     "sampling": {"denoiser", "schedule"},
     "memory": set(),
+    "archive": {"sampling"},
     "chains": {"pytree", "denoiser", "memory", "sampling"},
     "samplers": {"pytree", "denoiser", "sampling"},
     "convolution": set(),

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from jaxdiff.runs.errors import UserError, check_name, check_positive
+from jaxdiff.runs.errors import UserError, check_name, check_names, check_positive
 from jaxdiff.runs.names import METHODS, TASKS, WEIGHTINGS
 
 
@@ -131,3 +131,34 @@ class Restore:
             raise UserError("--task deblur needs either --kernel KERNEL.png or --blur-std PIXELS.")
         if self.blur_std is not None and not 0 < self.blur_std < float("inf"):
             raise UserError(f"--blur-std must be a positive number of pixels, got {self.blur_std:g}.")
+
+
+@dataclass(frozen=True)
+class Export(Restore):
+    """Write what restore would run as a folder that runs without jaxdiff: a program, its numbers, and run.py.
+
+    jaxdiff export DAMAGED.png --mask MASK.png --out exported --platforms cpu cuda
+
+    Measurement, mask and noise level are numbers in that folder, and can be replaced by others of the same shape; the
+    task, the method, the steps and the number of samples drawn at once (--samples) cannot.
+    """
+
+    platforms: tuple[str, ...] = ("cpu",)
+    """Where the program shall run: some of cpu, cuda, rocm, tpu."""
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the program."""
+        return self.out or Path("exported") / f"{self.damaged.stem}-{self.task}"
+
+    def check(self) -> None:
+        """Refuses flags that make no sense or do not go together, before anything slow.
+
+        Raises:
+            UserError: naming the flag.
+        """
+        super().check()
+        check_names(self.platforms, ("cpu", "cuda", "rocm", "tpu"), "platform")
+        for flag in ("resume", "batch_size"):
+            if getattr(self, flag):
+                raise UserError(f"--{flag.replace('_', '-')} does not belong to export.")

@@ -41,8 +41,7 @@ def restore(request: Restore) -> None:
     request.check()
     console = Console()
     denoiser = load_prior(request.prior, dtype=request.dtype)
-    if request.steps > denoiser.schedule.num_times:
-        raise UserError(f"--steps must be between 1 and {denoiser.schedule.num_times}, got {request.steps}.")
+    check_steps(request, denoiser)
     damage = read_damage(request, denoiser.image_shape[0], console)
     if request.task == "denoise" and matched_time(denoiser.schedule, damage.sigma_y) == 0:
         say(console, "that is less noise than the prior's finest level: there is hardly anything to denoise")
@@ -71,6 +70,12 @@ def restore(request: Restore) -> None:
     say(console, f"{judged[0].word}: {judged[0].sentence}{put_back}")
     say(console, NOT_EVIDENCE)
     say(console, f"written to {request.folder}: report.html, grid.png, restored_0.png ..., metrics.csv")
+
+
+def check_steps(request: Restore, denoiser: Denoiser) -> None:
+    """Refuses more steps than the prior has times."""
+    if request.steps > denoiser.schedule.num_times:
+        raise UserError(f"--steps must be between 1 and {denoiser.schedule.num_times}, got {request.steps}.")
 
 
 def set_up(request: Restore, denoiser: Denoiser, damage: Damage) -> Run:
