@@ -1,0 +1,143 @@
+"""What lower precision of the network costs: whole trajectories in bfloat16 and tf32 against float32.
+
+    python -m experiments.precision
+    python -m experiments.precision --prior priors/ffhq-256 --image PHOTO.png --steps 1000
+
+Every precision draws with the same keys. Writes `table.md`, `metrics.csv` (a row per task, method, precision and seed)
+and `config.json`. On a CPU tf32 is the same arithmetic as float32, and is left out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from jaxtyping import Array, Float
+
+from experiments.cells import file_name
+from experiments.command import run_script
+from experiments.problems import KINDS, TASKS, Problem, make_problem
+from experiments.setup import Config, Experiment, begin
+from jaxdiff import Denoiser, load_prior
+from jaxdiff.metrics import psnr
+from jaxdiff.precision import Dtype
+from jaxdiff.runs.errors import check_names
+from jaxdiff.runs.folder import Row, finish_folder, write_atomically, write_csv
+from jaxdiff.runs.names import METHODS
+from jaxdiff.runs.presets import make_run
+from jaxdiff.runs.runner import draw, sample_keys
+from jaxdiff.sampling import perturb
+
+PROGRAM = "python -m experiments.precision"
+TIME = 300
+"""Where one forward pass is compared."""
+
+
+@dataclass(frozen=True)
+class Precision(Config):
+    """Settings of the comparison."""
+
+    tasks: tuple[str, ...] = ("box", "blur")
+    """Some of: box, random, blur."""
+    methods: tuple[str, ...] = ("score-ald", "dps")
+    """Some of: sdedit, score-ald, dps, dps-likelihood, tmpd, pigdm, mmps."""
+    dtypes: tuple[Dtype, ...] | None = None
+    """Precisions beside float32: bfloat16 on a CPU, tf32 and bfloat16 elsewhere by default."""
+    seeds: int = 8
+    """Samples of everything."""
+    out: Path = Path("results/precision")
+    """Folder of the results."""
+    dtype: tyro.conf.Suppress[Dtype] = "float32"
+
+
+def forward_error(exact: Denoiser, rough: Denoiser, x: Float[Array, "h w 3"]) -> float:
+    """Returns the length of a difference of `x0_hat` over its own, for one noisy image."""
+    run = jax.jit(lambda denoiser, x: denoiser.predict(x, TIME).x0_hat)
+    first, second = run(exact, x), run(rough, x)
+    return float(jnp.linalg.norm(second - first) / jnp.linalg.norm(first))
+
+
+def draw_all(
+    config: Precision, experiment: Experiment, denoiser: Denoiser, problem: Problem, method: str, dtype: Dtype
+) -> Float[np.ndarray, "n h w 3"]:
+    """Draws all samples in one precision, clipped to [-1, 1]."""
+    operator, y, sigma_y = problem.operator, problem.y, problem.sigma_y
+    run = make_run(method, KINDS[problem.task], denoiser, operator, y, sigma_y, config.steps)
+    store = config.out / "samples" / f"{file_name(problem.task, method)}_{dtype}.npz"
+    title = f"{TASKS[problem.task]}, {METHODS[method]}, {dtype}"
+    keys = sample_keys(config.seed, config.seeds)
+    drawn = draw(title, run, keys, store, experiment.console, batch_size=config.batch_size)
+    seconds = f"{drawn.timing.run_seconds:.0f} s, after {drawn.timing.compile_seconds:.0f} s of compiling"
+    experiment.console.print(f"{title}: {seconds}", highlight=False, soft_wrap=True)
+    return np.clip(drawn.samples, -1, 1)
+
+
+def compare(
+    names: tuple[str, str, Dtype],
+    truth: Array,
+    exact: Float[np.ndarray, "n h w 3"],
+    rough: Float[np.ndarray, "n h w 3"],
+) -> list[Row]:
+    """Returns a row per seed: both samples against the truth, and against each other."""
+    task, method, dtype = names
+    of = lambda images, reference: np.asarray(jax.vmap(psnr)(images, reference)).tolist()
+    truths = jnp.broadcast_to(truth, exact.shape)
+    columns = (of(exact, truths), of(rough, truths), of(jnp.asarray(rough), jnp.asarray(exact)))
+    return [
+        {"task": task, "method": method, "dtype": dtype, "seed": k, "float32": a, "psnr": b, "between": c}
+        for k, (a, b, c) in enumerate(zip(*columns, strict=True))
+    ]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Tells per task, method and precision what the PSNR changes by, paired over seeds."""
+    head = ["task", "method", "precision", "PSNR in float32 (dB)", "change (dB)", "between the two samples (dB)"]
+    lines = [head, ["---"] * len(head)]
+    for task, method, dtype in dict.fromkeys((row["task"], row["method"], row["dtype"]) for row in rows):
+        here = [row for row in rows if (row["task"], row["method"], row["dtype"]) == (task, method, dtype)]
+        before, after, between = (
+            np.array([row[name] for row in here], float) for name in ("float32", "psnr", "between")
+        )
+        change = after - before
+        error = change.std(ddof=1) / len(here) ** 0.5 if len(here) > 1 else float("nan")
+        texts = [f"{before.mean():.2f}", f"{change.mean():+.3f} ± {error:.3f}", f"{between.mean():.1f}"]
+        lines.append([TASKS[str(task)], METHODS[str(method)], str(dtype), *texts])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def main(config: Precision) -> None:
+    """Draws everything in every precision, and writes the folder."""
+    tasks = check_names(config.tasks, list(TASKS), "task")
+    methods = check_names(config.methods, list(METHODS), "method")
+    usual = ("bfloat16",) if jax.default_backend() == "cpu" else ("tf32", "bfloat16")
+    dtypes: list[Any] = check_names(config.dtypes or usual, ("tf32", "bfloat16"), "precision")
+    experiment = begin(config, PROGRAM)
+    priors: dict[Any, Denoiser] = {"float32": experiment.denoiser}
+    for dtype in dtypes:
+        priors[dtype] = replace(load_prior(config.prior, dtype=dtype), image_shape=experiment.denoiser.image_shape)
+    noisy = perturb(experiment.denoiser.schedule, jax.random.key(config.seed), experiment.truth, TIME)
+    errors = {dtype: forward_error(priors["float32"], priors[dtype], noisy) for dtype in dtypes}
+    rows: list[Row] = []
+    for task in tasks:
+        problem = make_problem(task, experiment.truth, config.sigma, config.seed)
+        for method in methods:
+            drawn = {name: draw_all(config, experiment, prior, problem, method, name) for name, prior in priors.items()}
+            for dtype in dtypes:
+                names = task, method, dtype
+                rows += compare(names, experiment.truth, drawn["float32"], drawn[dtype])
+    write_csv(config.out / "metrics.csv", rows)
+    write_atomically(config.out / "table.md", table(rows))
+    finish_folder(config.out, {"relative error of x0_hat at t = 300": errors})
+    print(table(rows))
+    for dtype, error in errors.items():
+        print(f"one forward pass at t = {TIME} in {dtype}: x0_hat changes by {100 * error:.2f} % of its length")
+    print("change: mean over seeds of sample by sample differences ± standard error")
+    print(f"written to {config.out}: table.md, metrics.csv")
+
+
+if __name__ == "__main__":
+    run_script(main, Precision, __doc__)
