@@ -247,6 +247,8 @@ def fitting(found: Plan, chains: int) -> int:
 
 def _sharing(keys: PRNGKeyArray) -> Devices | None:
     """Returns the devices that hold the keys, if there are several."""
+    if isinstance(keys, jax.core.Tracer):
+        return None
     return sorted(keys.devices(), key=lambda device: device.id) if len(keys.devices()) > 1 else None
 
 

@@ -169,3 +169,9 @@ def test_segments_on_eight_devices_are_those_on_one(on_devices):
     np.testing.assert_array_equal(on_devices["resumed"], on_devices["given"])
     np.testing.assert_allclose(on_devices["three"], samples[:3], rtol=0, atol=ROUNDING)
     np.testing.assert_array_equal(on_devices["four"], draw_together("noise"))
+
+
+def test_many_chains_may_be_part_of_a_jitted_program():
+    sampler = SUBJECTS["ddpm"]()
+    inside = jax.jit(lambda keys: sample_many(sampler, keys, TIMES, batch_size=4))(KEYS)
+    np.testing.assert_allclose(inside, sample_many(sampler, KEYS, TIMES), atol=ROUNDING)

@@ -1,6 +1,7 @@
 """The script that compares precisions, on a tiny prior."""
 
 import csv
+import re
 
 import pytest
 
@@ -13,8 +14,7 @@ def test_every_precision_is_drawn_with_the_same_keys(prior, tmp_path, capsys):  
     config = Precision(prior=str(prior), out=tmp_path / "out", seeds=2, steps=4, tasks=("box",), methods=("dps",))
     main(config)
     said = capsys.readouterr().out
-    assert "| box inpainting | DPS | bfloat16 |" in said
-    assert said.split("| bfloat16 |")[1].count("|") == 4
+    assert re.search(r"\| box inpainting \| DPS \| bfloat16 \| [\d.]+ \| [-+][\d.]+ ± [\d.]+ \| [\d.]+ \|", said)
     with (tmp_path / "out" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["seed"] for row in rows] == ["0", "1"]
