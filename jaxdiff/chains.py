@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, PRNGKeyArray
 
@@ -247,7 +248,7 @@ def fitting(found: Plan, chains: int) -> int:
 
 def _sharing(keys: PRNGKeyArray) -> Devices | None:
     """Returns the devices that hold the keys, if there are several."""
-    if isinstance(keys, jax.core.Tracer):
+    if isinstance(keys, Tracer):
         return None
     return sorted(keys.devices(), key=lambda device: device.id) if len(keys.devices()) > 1 else None
 
