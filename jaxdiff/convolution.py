@@ -53,8 +53,8 @@ def conv2d(
 ) -> Float[Array, "n h2 w2 d"]:
     """Cross-correlates a batch with a kernel of odd size, zero-padded by half the kernel size.
 
-    Equal to `lax.conv_general_dilated` in value and in both gradients; only the way the input gradient is stated
-    differs, and only for `stride = 1`.
+    Equal to `lax.conv_general_dilated` in value and in both gradients; only the way it is stated differs, and only for
+    `stride = 1`: the input gradient as above, and a kernel of size one as a matrix product.
 
     Args:
         x: the batch.
@@ -67,4 +67,8 @@ def conv2d(
     """
     if kernel.shape[0] % 2 == 0 or kernel.shape[1] % 2 == 0:
         raise ValueError(f"`kernel` must have odd sides, got {kernel.shape[:2]}.")
-    return _same(x, kernel, precision) if stride == 1 else _plain(x, kernel, stride, precision)
+    if stride != 1:
+        return _plain(x, kernel, stride, precision)
+    if kernel.shape[:2] == (1, 1):
+        return lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())), precision=precision)
+    return _same(x, kernel, precision)

@@ -18,7 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jaxdiff.convolution import conv2d
-from jaxdiff.normalization import standardize
+from jaxdiff.normalization import group_norm
 from jaxdiff.precision import Dtype, arithmetic
 
 
@@ -124,14 +124,22 @@ def timestep_embedding(t: Int[Array, " n"], width: int) -> Float[Array, "n width
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
+@jax.custom_vjp
 def _down(x: Array) -> Array:
     n, h, w, c = x.shape
-    return x.reshape(n, h // 2, 2, w // 2, 2, c).mean((2, 4))
+    pixels = x.reshape(n, h // 2, 2, w // 2, 2, c)
+    # Sums of slices, whose own derivative would be padded slices.
+    return (pixels[:, :, 0, :, 0] + pixels[:, :, 0, :, 1] + pixels[:, :, 1, :, 0] + pixels[:, :, 1, :, 1]) / 4
 
 
+@jax.custom_vjp
 def _up(x: Array) -> Array:
     n, h, w, c = x.shape
     return jnp.broadcast_to(x[:, :, None, :, None], (n, h, 2, w, 2, c)).reshape(n, 2 * h, 2 * w, c)
+
+
+_down.defvjp(lambda x: (_down(x), None), lambda _, gradient: (_up(gradient) / 4,))
+_up.defvjp(lambda x: (_up(x), None), lambda _, gradient: (4 * _down(gradient),))
 
 
 class Conv(nnx.Module):
@@ -169,9 +177,17 @@ class GroupNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(channels))
         self.groups = groups
 
-    def __call__(self, x: Float[Array, "n *space c"]) -> Float[Array, "n *space c"]:
-        flat = x.astype(jnp.float32).reshape(x.shape[0], -1, x.shape[-1])
-        return standardize(flat, self.groups).reshape(x.shape) * self.scale[...] + self.bias[...]
+    def __call__(
+        self,
+        x: Float[Array, "n *space c"],
+        scale: Float[Array, "n c"] | float = 1.0,
+        shift: Float[Array, "n c"] | float = 0.0,
+        *,
+        silu: bool = False,
+    ) -> Float[Array, "n *space c"]:
+        """Computes `scale * norm(x) + shift`, and SiLU of it if `silu`."""
+        scale, shift = self.scale[...] * scale, self.bias[...] * scale + shift
+        return group_norm(x, jnp.atleast_2d(scale), jnp.atleast_2d(shift), self.groups, silu=silu)
 
 
 class ResBlock(nnx.Module):
@@ -194,17 +210,17 @@ class ResBlock(nnx.Module):
         self.scale_shift_norm = config.scale_shift_norm
 
     def __call__(self, x: Float[Array, "n h w c"], embedding: Float[Array, "n e"]) -> Float[Array, "n h2 w2 d"]:
-        hidden = nnx.silu(self.in_norm(x))
+        hidden = self.in_norm(x, silu=True)
         if self.resample is not None:
             hidden, x = self.resample(hidden), self.resample(x)
         hidden = self.in_conv(hidden)
-        shift = self.embed(nnx.silu(embedding))[:, None, None].astype(jnp.float32)
+        shift = self.embed(nnx.silu(embedding)).astype(jnp.float32)
         if self.scale_shift_norm:
             scale, shift = jnp.split(shift, 2, axis=-1)
-            hidden = self.out_norm(hidden) * (1 + scale) + shift
+            hidden = self.out_norm(hidden, 1 + scale, shift, silu=True)
         else:
-            hidden = self.out_norm(hidden + shift)
-        hidden = self.out_conv(nnx.silu(hidden))
+            hidden = self.out_norm(hidden + shift[:, None, None], silu=True)
+        hidden = self.out_conv(hidden)
         return hidden + (x if self.skip is None else self.skip(x)).astype(hidden.dtype)
 
 
@@ -378,7 +394,7 @@ class UNet(nnx.Module):
         hidden = self._run(self.middle_block, hidden, embedding)
         for block in self.output_blocks:
             hidden = self._run(block, jnp.concatenate([hidden, stack.pop()], axis=-1), embedding)
-        return self.out_conv(nnx.silu(self.out_norm(hidden))).astype(jnp.float32)
+        return self.out_conv(self.out_norm(hidden, silu=True)).astype(jnp.float32)
 
     def _run(self, block: nnx.List, x: Array, embedding: Array) -> Array:
         def run(x: Array, embedding: Array) -> Array:
