@@ -6,6 +6,7 @@ from typing import TypeVar
 import tyro
 
 from jaxdiff.runs.cache import keep_compiled_programs
+from jaxdiff.runs.cores import use_all_cores
 from jaxdiff.runs.errors import exit_on_user_error
 
 INTERRUPTED = "the same command with --resume goes on where this one stopped"
@@ -14,7 +15,12 @@ Config = TypeVar("Config")
 
 
 def run_script(
-    main: Callable[[Config], None], config: type[Config], description: str | None, interrupted: str = INTERRUPTED
+    main: Callable[[Config], None],
+    config: type[Config],
+    description: str | None,
+    interrupted: str = INTERRUPTED,
+    *,
+    core_by_core: bool = True,
 ) -> None:
     """Reads the flags and runs a script; compiled programs are kept for the next start.
 
@@ -23,8 +29,11 @@ def run_script(
         config: the dataclass of its flags.
         description: the head of its help.
         interrupted: what to say after Ctrl-C.
+        core_by_core: whether every core of a CPU is a device of its own.
     """
     with exit_on_user_error(interrupted):
         flags = tyro.cli(config, description=description)
+        if core_by_core:
+            use_all_cores()
         keep_compiled_programs()
         main(flags)

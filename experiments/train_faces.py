@@ -243,4 +243,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, Config, __doc__, "the same command goes on from the last checkpoint")
+    run_script(main, Config, __doc__, "the same command goes on from the last checkpoint", core_by_core=False)

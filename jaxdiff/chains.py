@@ -105,8 +105,8 @@ def sample_segments(
         sampler: the algorithm.
         keys: `(n,)` PRNG keys; sample `k` depends on `keys[k]` only, whatever the batches and segments.
         times: decreasing times, usually ending with -1.
-        batch_size: chains that run at once, rounded up to a multiple of the number of devices; all by default. The
-            last batch is filled up with copies.
+        batch_size: chains that run at once; all by default. Rounded up to a multiple of the number of devices, of which
+            no more are used than there are chains for. The last batch is filled up with copies.
         segment: steps between two stops; shortened to a divisor of the number of steps, so that all segments share
             one compilation. The whole run by default.
         state: where the chains start, stacked; the sampler's `init` by default.
@@ -132,8 +132,9 @@ def sample_segments(
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be positive, got {batch_size}.")
     devices = _sharing(keys) if devices is None else devices
-    share = len(devices or (None,))
-    batch_size = -(-min(batch_size, len(keys)) // share) * share
+    batch_size = min(batch_size, len(keys))
+    if devices is not None:
+        devices, batch_size = share_out(devices, batch_size, len(keys))
     segment = _divisor(segment, num_steps)
     sampler, observer, times = _place((sampler, observer, jnp.asarray(times)), devices)
     num_batches = -(-len(keys) // batch_size)
@@ -156,6 +157,13 @@ def sample_segments(
                 batch_state, x0_hat, seen = _advance(sampler, observer, batch_keys, batch_state, seen, part)
                 jax.block_until_ready(x0_hat)
             yield Progress(batch, num_batches, step + segment, num_steps, batch_state, x0_hat, seen)
+
+
+def share_out(devices: Devices, batch_size: int, chains: int) -> tuple[Devices, int]:
+    """Returns the devices of a batch and its size, when each has as many chains and none is there for copies alone."""
+    each = -(-min(batch_size, chains) // len(devices))
+    used = -(-min(each * len(devices), chains) // each)
+    return devices[:used], used * each
 
 
 def _divisor(segment: int | None, num_steps: int) -> int:
@@ -204,8 +212,9 @@ def plan(
         times: their number decides nothing.
         segment: likewise.
         observer: likewise.
-        devices: those that are to share a batch; the default device alone by default.
-        available: bytes on each device; what is free now by default, which on CPUs the devices share.
+        devices: those that are to share a batch; the default device alone by default. CPUs share their memory: where
+            it holds no chain for each of them, the plan is for fewer.
+        available: bytes on each device; what is free now by default.
 
     Returns:
         The plan; `print` tells it in a sentence.
@@ -215,9 +224,12 @@ def plan(
     # Not one and two: XLA lays small batches out in another way, which needs less memory for every chain.
     one, four = (_peak(sampler, observer, times, batch_size) for batch_size in (1, 4))
     per_chain = -(-(four - one) // 3)
-    if available is None:
-        available = available_memory(devices[0]) // (len(devices) if devices[0].platform == "cpu" else 1)
-    return Plan(max(one - per_chain, 0), per_chain, available, len(devices))
+    fixed = max(one - per_chain, 0)
+    if available is not None or devices[0].platform != "cpu":
+        return Plan(fixed, per_chain, available or available_memory(devices[0]), len(devices))
+    total = available_memory(devices[0])
+    plans = [Plan(fixed, per_chain, total // count, count) for count in range(len(devices), 0, -1)]
+    return next((found for found in plans if found.batch_size), plans[-1])
 
 
 def _lower(sampler: Sampler, observer: Observer | None, times: Array, batch_size: int) -> jax.stages.Lowered:
@@ -290,7 +302,8 @@ def sample_many(
     """
     results = []
     if batch_size == "auto":
-        batch_size = fitting(plan(sampler, times, segment=segment, devices=devices), len(keys))
+        found = plan(sampler, times, segment=segment, devices=devices)
+        batch_size, devices = fitting(found, len(keys)), devices and devices[: found.devices]
     arguments = {"batch_size": batch_size, "segment": segment, "state": state, "devices": devices}
     for progress in sample_segments(sampler, keys, times, **arguments):
         report(progress)

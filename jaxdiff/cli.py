@@ -51,7 +51,9 @@ def run(command: Restore | Export | Info | List) -> None:
     if isinstance(command, Restore):
         command.check()
         from jaxdiff.runs.cache import keep_compiled_programs
+        from jaxdiff.runs.cores import use_all_cores
 
+        use_all_cores()
         keep_compiled_programs()
         if isinstance(command, Export):
             from jaxdiff.runs.export import export

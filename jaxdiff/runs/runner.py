@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 
-from jaxdiff.chains import Progress, fitting, plan, sample_segments
+from jaxdiff.chains import Progress, fitting, plan, sample_segments, share_out
 from jaxdiff.diagnostics import Diagnose, Diagnosis
 from jaxdiff.images import to_uint8
 from jaxdiff.runs.errors import UserError
@@ -229,8 +229,8 @@ def draw(
         store: an `.npz` file for the samples; while it is being made, `*.partial.npz` beside it holds finished
             batches and the state of the running one.
         console: where to draw the bar.
-        batch_size: samples drawn at once, rounded up to a multiple of the number of devices, which share them; all
-            by default, `auto` for as many as fit. Going on with another size starts the chains anew.
+        batch_size: samples drawn at once, as for `sample_segments`, shared by all devices of this process; all by
+            default, `auto` for as many as fit. Going on with another size starts the chains anew.
         to_image: takes the images out of the chains' states.
         residual: says in a few words how far estimates `x0_hat` are from the data.
         observer: looks at every step of every chain, whose state must be an image.
@@ -248,9 +248,10 @@ def draw(
         found = plan(run.sampler, run.times, segment=segment, observer=observer, devices=devices)
         # An earlier sitting's size where it fits: what is free differs from run to run, and another starts anew.
         batch_size = fitting(found, min(len(keys), _kept_batch_size(store) or len(keys)))
+        devices = devices[: found.devices]
         console.print(f"  {found}; {len(keys)} wanted, drawn {batch_size} at once", highlight=False, soft_wrap=True)
-    share = -(-min(batch_size or len(keys), len(keys)) // len(devices))
-    sitting = _Sitting(store, share * len(devices))
+    devices, batch_size = share_out(devices, batch_size or len(keys), len(keys))
+    sitting = _Sitting(store, batch_size)
     sitting.read(run, keys, observer is not None)
     total = num_steps * -(-len(keys) // sitting.batch_size)
     with compile_meter() as sitting.compilation, _progress_bar(title, total, console) as update:
