@@ -8,7 +8,6 @@ The same gradient, stated as a plain convolution with a flipped kernel, has no s
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -32,12 +31,13 @@ def _same_forward(x: Array, kernel: Array, precision: lax.Precision | None) -> t
     return _plain(x, kernel, 1, precision), (x, kernel)
 
 
+@partial(jax.jit, static_argnums=0)
 def _same_backward(
     precision: lax.Precision | None, residuals: tuple[Array, Array], gradient: Array
 ) -> tuple[Array, Array]:
     x, kernel = residuals
     # Without the barrier XLA would fold the flip into the convolution, which then is not an ordinary one any more.
-    flipped = lax.optimization_barrier(jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
+    flipped = lax.optimization_barrier(lax.rev(kernel, (0, 1)).swapaxes(2, 3))
     (kernel_gradient,) = jax.linear_transpose(lambda k: _plain(x, k, 1, precision), kernel)(gradient)
     return _plain(gradient, flipped, 1, precision), kernel_gradient
 

@@ -32,11 +32,15 @@ def _product_with_ones(x: Array) -> Array:
 
 
 @custom_vmap
-def _sums(x: Array) -> Array:
+def _sums_anew(x: Array) -> Array:
     return lax.platform_dependent(x, cpu=_product_with_ones, default=lambda x: x.sum(1))
 
 
-@_sums.def_vmap
+# Traced once per shape, for all four sums of a group norm.
+_sums = jax.jit(_sums_anew)
+
+
+@_sums_anew.def_vmap
 def _sums_of_batches(axis_size: int, in_batched: list[bool], x: Array) -> tuple[Array, bool]:
     # A batch of batches is one batch; JAX by itself would keep the ones unbatched, and move the axes of `x` for that.
     return _sums(x.reshape(-1, *x.shape[2:])).reshape(*x.shape[:2], -1), True
@@ -52,6 +56,7 @@ def _repeated_means(sums: Array, pixels: int) -> Array:
     return jnp.broadcast_to(sums.mean(-1, keepdims=True) / pixels, sums.shape)
 
 
+@partial(jax.jit, static_argnums=(1, 2))
 def _group_means(sums: Array, pixels: int, groups: int) -> Array:
     """Means over pixels and the channels of a group, `(n, 1, c)`, the same in all channels of a group."""
     n, channels = sums.shape
@@ -70,7 +75,7 @@ def _group_norm(x: Array, scale: Array, bias: Array, groups: int, silu: bool) ->
 
 @partial(jax.jit, static_argnums=(3, 4))
 def _forward(x: Array, scale: Array, bias: Array, groups: int, silu: bool) -> tuple[Array, tuple[Array, ...]]:
-    means = partial(_group_means, pixels=x.shape[1], groups=groups)
+    means = lambda sums: _group_means(sums, x.shape[1], groups)
     full = x.astype(jnp.float32)
     mean = means(_sums(full))
     std = jnp.sqrt(means(_sums(jnp.square(full - mean))) + _EPSILON)
@@ -81,7 +86,7 @@ def _forward(x: Array, scale: Array, bias: Array, groups: int, silu: bool) -> tu
 @partial(jax.jit, static_argnums=(0, 1))
 def _backward(groups: int, silu: bool, residuals: tuple[Array, ...], gradient: Array) -> tuple[Array, Array, Array]:
     x, scale, bias, mean, std = residuals
-    means = partial(_group_means, pixels=x.shape[1], groups=groups)
+    means = lambda sums: _group_means(sums, x.shape[1], groups)
     centred = x.astype(jnp.float32) - mean
     if silu:
         y = jnp.clip(centred * (scale / std) + bias, -_SATURATION, _SATURATION)

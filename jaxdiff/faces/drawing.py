@@ -5,8 +5,10 @@ below it. Lengths are in units of the image (-1 to 1, y down) or of the head (th
 so a key means the same face at every resolution.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -277,6 +279,7 @@ def render(face: Face, size: int, supersample: int = 2) -> Float[Array, "size si
     return jnp.clip(2 * blocks.transpose(1, 2, 0) - 1, -1, 1)
 
 
+@partial(jax.jit, static_argnums=1)
 def draw(key: PRNGKeyArray, size: int) -> Float[Array, "size size 3"]:
     """Draws the face of a key, `render(sample_face(key), size)`.
 

@@ -17,6 +17,9 @@ NOT_AVAILABLE = "n/a"
 HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "lpips_vgg": False, "lpips_alex": False}
 LABELS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "lpips_vgg": "LPIPS (vgg)", "lpips_alex": "LPIPS (alex)"}
 
+_all_psnr, _all_ssim = (jax.jit(jax.vmap(metric, (0, None))) for metric in (psnr, ssim))
+_all_residual_ratios = jax.jit(jax.vmap(residual_ratio, (None, None, 0, None)))
+
 
 def load_lpips_nets() -> tuple[dict[str, LPIPS], list[str]]:
     """Loads the LPIPS networks whose weights can be found; the others' messages say how to get them."""
@@ -51,15 +54,15 @@ def score(
     clipped = jnp.clip(jnp.asarray(samples), -1, 1)
     columns: dict[str, Sequence] = {"seed": range(len(samples))}
     if truth is not None:
-        columns["psnr"] = np.asarray(jax.vmap(psnr, (0, None))(clipped, truth)).tolist()
-        columns["ssim"] = np.asarray(jax.vmap(ssim, (0, None))(clipped, truth)).tolist()
+        columns["psnr"] = np.asarray(_all_psnr(clipped, truth)).tolist()
+        columns["ssim"] = np.asarray(_all_ssim(clipped, truth)).tolist()
         for name in ("lpips_vgg", "lpips_alex"):
             net = (nets or {}).get(name)
             distances = [] if net is None else np.asarray(jax.vmap(net, (0, None))(clipped, truth)).tolist()
             columns[name] = distances or [NOT_AVAILABLE] * len(samples)
     ratio = [NOT_AVAILABLE] * len(samples)
     if sigma_y > 0:
-        ratio = np.asarray(jax.vmap(lambda x: residual_ratio(operator, y, x, sigma_y))(clipped)).tolist()
+        ratio = np.asarray(_all_residual_ratios(operator, y, clipped, sigma_y)).tolist()
     columns["residual_ratio"] = ratio
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
