@@ -5,8 +5,9 @@
     python -m experiments.benchmark --table experiments/benchmarks/cpu-NAME.json
 
 Networks are FFHQ-256's with random weights and the shipped prior. Timed are one step of DPS and of DDPM, whole chains
-in one program, `jax.vmap` over seeds against the network's own batch axis, and a gradient inside a scan against the
-same outside. All programs of a case run in turn (A B A B), so that a machine that slows down does so for all.
+in one program, on one device and shared by all (on a CPU: the cores), `jax.vmap` over seeds against the network's own
+batch axis, and a gradient inside a scan against the same outside. All programs of a case run in turn (A B A B), so that
+a machine that slows down does so for all.
 PyTorch's side needs the extra `bench`; without it those columns are empty.
 
 Writes a JSON file named after the device, again after every round, and a table beside it.

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, PRNGKeyArray
 
 from convert_weights.unet import flax_shapes
-from experiments.benchmark_timing import CHAIN, OURS, STEP, Case, Program, fastest
+from experiments.benchmark_timing import CHAIN, OURS, SHARED, STEP, Case, Program, fastest
 from jaxdiff import DDPM, Denoiser, DPSNorm, load_prior, sample, scale_zeta, time_grid
 from jaxdiff.checkpoint import PriorConfig, parameters, with_parameters
 from jaxdiff.operators import BoxMask
@@ -87,10 +88,16 @@ def programs(case: Case, denoiser: Denoiser, dtype: Dtype) -> list[Program]:
     sampler = make_sampler(case.task, denoiser, case.steps)
     keys = jax.random.split(jax.random.key(0), case.seeds)
     times = jnp.asarray(time_grid(denoiser.schedule.num_times, case.steps))
-    return [
+    made = [
         _compiled(STEP, dtype, case.seeds, _step, sampler, keys, images, times[0], times[1]),
         _compiled(CHAIN, dtype, case.seeds * case.steps, _chain, sampler, keys, times),
     ]
+    if (devices := jax.device_count()) > 1 and case.seeds % devices == 0:
+        mesh = jax.make_mesh((devices,), ("chains",), axis_types=(AxisType.Auto,))
+        sampler, times = jax.device_put((sampler, times), NamedSharding(mesh, PartitionSpec()))
+        keys = jax.device_put(keys, NamedSharding(mesh, PartitionSpec("chains")))
+        made.append(_compiled(SHARED, dtype, case.seeds * case.steps, _chain, sampler, keys, times))
+    return made
 
 
 def _step(sampler: Any, keys: PRNGKeyArray, x_t: Array, t: Array, s: Array) -> Array:

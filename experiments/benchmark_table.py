@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from experiments.benchmark_timing import CHAIN, CHANNELS_LAST, OURS, PEERS, PUBLISHED, STEP
+from experiments.benchmark_timing import CHAIN, CHANNELS_LAST, OURS, PEERS, PUBLISHED, SHARED, STEP
 
 Found = Mapping[str, Any]
 
@@ -21,6 +21,7 @@ NOISY = 0.2
 
 TITLES = {"dps": "DPS", "ddpm": "DDPM (forward only)"}
 IN_SAMPLE = "`sample`"
+ON_ALL = "in `sample`, on all devices"
 
 
 def table(found: Found) -> str:
@@ -85,15 +86,21 @@ def _side_by_side(found: Found, records: Sequence[Found]) -> str:
     """A row per number of seeds and precision of ours, a column per peer."""
     present = {*ALWAYS, *(record["side"] for record in records)}
     sides = [side for side in PEERS if side in present]
+    sharing = any(record["program"] == SHARED for record in records)
     rows = []
     for seeds, dtype in _pairs(records):
-        ours = _one(records, side=OURS, program=CHAIN, seeds=seeds, dtype=dtype)
-        cells = [_against(ours, _one(records, side=side, seeds=seeds)) for side in sides]
-        rows.append([str(seeds), dtype, _timed(ours), *cells])
+        alone, shared = (
+            _one(records, side=OURS, program=program, seeds=seeds, dtype=dtype) for program in (CHAIN, SHARED)
+        )
+        cells = [_against(shared or alone, _one(records, side=side, seeds=seeds)) for side in sides]
+        rows.append([str(seeds), dtype, _timed(alone), *([_timed(shared)] if sharing else []), *cells])
     note = "In brackets: this library's time in `sample` divided by the peer's; below 1 it is the faster one."
+    if sharing:
+        note += " On all devices, where there is such a time, as scripts run it: on a CPU a device is a core."
     if not found["peers"]:
         note = "No peers were timed: their columns are empty."
-    return _markdown(["seeds", "precision", f"in {IN_SAMPLE}", *sides], rows) + "\n\n" + note
+    columns = ["seeds", "precision", f"in {IN_SAMPLE}", *([ON_ALL] if sharing else []), *sides]
+    return _markdown(columns, rows) + "\n\n" + note
 
 
 def _against(ours: Found | None, theirs: Found | None) -> str:

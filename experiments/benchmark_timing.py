@@ -10,8 +10,8 @@ import jax
 import numpy as np
 
 OURS = "jaxdiff"
-STEP, CHAIN = "step", "chain"
-"""One jitted step, and whole chains in one program; the peers have steps only."""
+STEP, CHAIN, SHARED = "step", "chain", "shared chains"
+"""One jitted step, whole chains in one program, and such a program on all devices; the peers have steps only."""
 
 PUBLISHED = "PyTorch as published"
 CHANNELS_LAST = "PyTorch channels_last"
