@@ -19,7 +19,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any
 
-import jax
 import numpy as np
 import tyro
 from rich.console import Console
@@ -33,6 +32,7 @@ from experiments.records import Journal, agree, be_present, clear, journal_path,
 from jaxdiff import Denoiser, load_prior
 from jaxdiff.lpips import LPIPS
 from jaxdiff.precision import Dtype
+from jaxdiff.runs.cores import devices_for
 from jaxdiff.runs.distributed import Place, join
 from jaxdiff.runs.errors import UserError, check_names, check_positive
 from jaxdiff.runs.folder import command_line, describe, environment
@@ -69,7 +69,8 @@ class Evaluate:
     seed: int = 0
     """Root of all random numbers."""
     images_at_once: int | None = None
-    """Images whose samples are drawn together; by default as many as keep all devices of the process busy."""
+    """Images whose samples are drawn together; by default as many as keep all devices of the process busy, on a CPU all
+    cores if images are small."""
     batch_size: int | None = None
     """Samples drawn at once; all of these images by default, fewer to save memory."""
     shard: str = "0/1"
@@ -202,7 +203,7 @@ def work(config: Evaluate, place: Place, console: Console) -> None:
             say(remark)
         counts = f"{len(pictures)} images, {len(mine)} of them in this process, {len(mine) - len(todo)} done before"
         say(f"sigma_y = {describe_sigma(config.sigma)}; {counts}")
-        wanted = config.images_at_once or -(-jax.local_device_count() // config.seeds)
+        wanted = config.images_at_once or -(-len(devices_for(denoiser.image_shape)) // config.seeds)
         images = max(min(wanted, len(todo)), 1)
         numbers = config.tasks, config.methods, config.seeds, config.steps, config.sigma, config.seed
         evaluate_all(Evaluation(denoiser, nets, *numbers, config.batch_size, images), todo, journal, console)

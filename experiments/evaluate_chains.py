@@ -14,6 +14,7 @@ from jaxdiff import sample_segments
 from jaxdiff.denoiser import Prediction
 from jaxdiff.diagnostics import Diagnose, Diagnosis
 from jaxdiff.pytree import pytree
+from jaxdiff.runs.cores import devices_for
 from jaxdiff.runs.presets import Run
 from jaxdiff.runs.runner import compile_meter
 from jaxdiff.sampling import Time
@@ -123,7 +124,7 @@ def draw_images(
     Yields:
         What came out, image by image.
     """
-    seeds, times, devices = len(keys[0]), runs[0].times, jax.local_devices()
+    seeds, times, devices = len(keys[0]), runs[0].times, devices_for(runs[0].sampler.denoiser.image_shape)
     samplers = [PerImage(run.sampler, observer) for run, observer in zip(runs, observers, strict=True)]
     own = [jnp.repeat(jnp.stack(leaves), seeds, 0) for leaves in zip(*(s.own() for s in samplers), strict=True)]
     chains = jnp.concatenate(keys)

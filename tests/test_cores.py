@@ -4,13 +4,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import pytest
 
 import jaxdiff.chains as chains
 from jaxdiff.chains import plan, share_out
-from jaxdiff.runs.cores import use_all_cores
+from jaxdiff.runs.cores import devices_for, use_all_cores
 from tests.test_memory import TIMES, make_sampler
 
 ROOT = Path(__file__).parents[1]
@@ -69,3 +70,11 @@ def test_cpus_without_room_for_a_chain_each_are_fewer(monkeypatch):
     assert (scarce.devices, scarce.batch_size) == (3, 3)
     monkeypatch.setattr(chains, "available_memory", lambda device: need // 2)
     assert plan(sampler, TIMES, devices=eight).batch_size == 0
+
+
+def test_large_images_are_left_to_one_device_on_a_cpu(monkeypatch):
+    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices() * 4)
+    assert len(devices_for((64, 64, 3))) == 4
+    assert len(devices_for((256, 256, 3))) == 1
+    monkeypatch.setattr(jax, "local_devices", lambda: [SimpleNamespace(platform="gpu")] * 4)
+    assert len(devices_for((256, 256, 3))) == 4

@@ -1,8 +1,12 @@
 """Every core of a CPU as a device of its own."""
 
 import os
+from math import prod
+from typing import Any
 
 import jax
+
+_LARGE = 64 * 64 * 3
 
 
 def use_all_cores() -> None:
@@ -22,3 +26,14 @@ def use_all_cores() -> None:
         jax.config.update("jax_num_cpu_devices", cores or 1)
     except RuntimeError:
         return
+
+
+def devices_for(image_shape: tuple[int, ...]) -> list[Any]:
+    """Returns the devices of this process that chains of such images should share.
+
+    On CPUs images above 64 x 64 pixels are left to one device: their operations keep all cores busy, and every further
+    device would hold a copy of the weights.
+    """
+    devices = jax.local_devices()
+    large = prod(image_shape) > _LARGE
+    return devices[:1] if large and devices[0].platform == "cpu" else devices

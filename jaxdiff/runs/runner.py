@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from rich.progress import Progress as ProgressBar
 from jaxdiff.chains import Progress, fitting, plan, sample_segments, share_out
 from jaxdiff.diagnostics import Diagnose, Diagnosis
 from jaxdiff.images import to_uint8
+from jaxdiff.runs.cores import devices_for
 from jaxdiff.runs.errors import UserError
 from jaxdiff.runs.folder import read_npz, write_npz
 from jaxdiff.runs.presets import Run
@@ -242,7 +244,9 @@ def draw(
     if store.exists():
         kept = read_npz(store)
         return Drawn(kept["samples"], kept["frames"], Timing(*kept["seconds"].tolist()), True, _curve(kept))
-    devices, num_steps = jax.local_devices(), len(run.times) - 1
+    started = jax.eval_shape(run.sampler.init, keys[0], run.times[0])
+    shapes = [leaf.shape for leaf in jax.tree.leaves(started)]
+    devices, num_steps = devices_for(max(shapes, key=prod)), len(run.times) - 1
     segment = max(num_steps // SNAPSHOTS, 1)
     if batch_size == "auto":
         found = plan(run.sampler, run.times, segment=segment, observer=observer, devices=devices)
