@@ -1,23 +1,19 @@
 """Many chains at once: in batches, in segments, on several devices, within the memory that there is."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from jaxdiff.denoiser import Prediction
+from jaxdiff.devices import Devices, devices_of, place, share_out
 from jaxdiff.memory import WORKSPACE, Plan, available_memory, describe_bytes
 from jaxdiff.pytree import pytree
 from jaxdiff.sampling import Observer, Sampler, Time, sample
-
-Devices = Sequence[Any]
-"""Devices as `jax.devices()` gives them."""
 
 
 class Progress(NamedTuple):
@@ -131,16 +127,16 @@ def sample_segments(
         )
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be positive, got {batch_size}.")
-    devices = _sharing(keys) if devices is None else devices
+    devices = devices_of(keys) if devices is None else devices
     batch_size = min(batch_size, len(keys))
     if devices is not None:
         devices, batch_size = share_out(devices, batch_size, len(keys))
     segment = _divisor(segment, num_steps)
-    sampler, observer, times = _place((sampler, observer, jnp.asarray(times)), devices)
+    sampler, observer, times = place((sampler, observer, jnp.asarray(times)), devices)
     num_batches = -(-len(keys) // batch_size)
     for batch in range(after.batch if after else 0, num_batches):
         chosen = np.minimum(batch * batch_size + np.arange(batch_size), len(keys) - 1)
-        batch_keys = _place(keys[chosen], devices, "chains")
+        batch_keys = place(keys[chosen], devices, "chains")
         done, seen = 0, None
         if observer is not None:
             seen = _nothing_seen(observer, batch_size)
@@ -150,20 +146,13 @@ def sample_segments(
             batch_state = jax.tree.map(lambda leaf, chosen=chosen: leaf[chosen], state)
         else:
             batch_state = _start(sampler, batch_keys, times[0])
-        batch_state, seen = _place((batch_state, seen), devices, "chains")
+        batch_state, seen = place((batch_state, seen), devices, "chains")
         for step in range(done, num_steps, segment):
             part = times[step : step + segment + 1]
             with _told_what_fits(sampler, part, batch_size, observer, devices):
                 batch_state, x0_hat, seen = _advance(sampler, observer, batch_keys, batch_state, seen, part)
                 jax.block_until_ready(x0_hat)
             yield Progress(batch, num_batches, step + segment, num_steps, batch_state, x0_hat, seen)
-
-
-def share_out(devices: Devices, batch_size: int, chains: int) -> tuple[Devices, int]:
-    """Returns the devices of a batch and its size, when each has as many chains and none is there for copies alone."""
-    each = -(-min(batch_size, chains) // len(devices))
-    used = -(-min(each * len(devices), chains) // each)
-    return devices[:used], used * each
 
 
 def _divisor(segment: int | None, num_steps: int) -> int:
@@ -256,22 +245,6 @@ def fitting(found: Plan, chains: int) -> int:
     if found.batch_size < 1:
         raise MemoryError(f"{found}.")
     return min(found.batch_size, chains)
-
-
-def _sharing(keys: PRNGKeyArray) -> Devices | None:
-    """Returns the devices that hold the keys, if there are several."""
-    if isinstance(keys, Tracer):
-        return None
-    return sorted(keys.devices(), key=lambda device: device.id) if len(keys.devices()) > 1 else None
-
-
-def _place(tree: Any, devices: Devices | None, *axis: str) -> Any:
-    """Puts a copy of all arrays on every device, or with an axis a part of each; leaves them where they are if None."""
-    if devices is None:
-        return tree
-    # Not Explicit, the default of `jax.make_mesh`: reshapes that merge the chains would have to name their sharding.
-    mesh = Mesh(np.array(devices), ("chains",), axis_types=(AxisType.Auto,))
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(*axis)))
 
 
 def sample_many(

@@ -5,8 +5,8 @@ JAX's own derivative keeps three arrays of the input's size; this one keeps the 
 On CPUs a pass over memory costs more than its arithmetic, and three things make XLA run more of them than are needed:
 it fuses a sum with all that made its input, and then walks down the columns slowly (channels are last, so a sum over
 pixels is one down columns); it looks a group's mean up again for every pixel; and it computes a cheap array anew for
-every reader. So sums and means are stated as matrix products, and what has several readers ends in a division, which
-XLA takes for too expensive to repeat.
+every reader. So sums and means are stated as matrix products, and SiLU's gradient, which has three readers, ends in a
+division of two large arrays, which XLA takes for too expensive to repeat.
 """
 
 from functools import partial, reduce

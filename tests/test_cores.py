@@ -10,7 +10,8 @@ import jax
 import pytest
 
 import jaxdiff.chains as chains
-from jaxdiff.chains import plan, share_out
+from jaxdiff.chains import plan
+from jaxdiff.devices import share_out
 from jaxdiff.runs.cores import devices_for, use_all_cores
 from tests.test_memory import TIMES, make_sampler
 

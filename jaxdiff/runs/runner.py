@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 
-from jaxdiff.chains import Progress, fitting, plan, sample_segments, share_out
+from jaxdiff.chains import Progress, fitting, plan, sample_segments
+from jaxdiff.devices import share_out
 from jaxdiff.diagnostics import Diagnose, Diagnosis
 from jaxdiff.images import to_uint8
 from jaxdiff.runs.cores import devices_for

@@ -1,0 +1,36 @@
+"""Sharing chains among devices."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.core import Tracer
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PRNGKeyArray
+
+Devices = Sequence[Any]
+"""Devices as `jax.devices()` gives them."""
+
+
+def share_out(devices: Devices, batch_size: int, chains: int) -> tuple[Devices, int]:
+    """Returns the devices of a batch and its size, when each has as many chains and none is there for copies alone."""
+    each = -(-min(batch_size, chains) // len(devices))
+    used = -(-min(each * len(devices), chains) // each)
+    return devices[:used], used * each
+
+
+def devices_of(keys: PRNGKeyArray) -> Devices | None:
+    """Returns the devices that hold the keys, if there are several."""
+    if isinstance(keys, Tracer):
+        return None
+    return sorted(keys.devices(), key=lambda device: device.id) if len(keys.devices()) > 1 else None
+
+
+def place(tree: Any, devices: Devices | None, *axis: str) -> Any:
+    """Puts a copy of all arrays on every device, or with an axis a part of each; leaves them where they are if None."""
+    if devices is None:
+        return tree
+    # Not Explicit, the default of `jax.make_mesh`: reshapes that merge the chains would have to name their sharding.
+    mesh = Mesh(np.array(devices), ("chains",), axis_types=(AxisType.Auto,))
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(*axis)))
