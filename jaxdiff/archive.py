@@ -42,13 +42,20 @@ parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--set", nargs="*", default=[], metavar="NAME=FILE.npy")
 parser.add_argument("--out", type=Path, default=Path("samples"))
 flags = parser.parse_args()
+if flags.samples < 1:
+    parser.error(f"--samples must be at least 1, got {flags.samples}")
 
 program = jax.export.deserialize(bytearray((here / "program.bin").read_bytes()))
 arrays = dict(np.load(here / "arrays.npz"))
 for name, _, file in (text.partition("=") for text in flags.set):
-    new = np.load(file)
-    if name not in arrays or new.shape != arrays[name].shape:
-        parser.error(f"{name} must be one of the names in about.json, with its shape; got {new.shape}")
+    if name not in arrays:
+        parser.error(f"--set takes NAME=FILE.npy with a name of about.json, got {name!r}")
+    try:
+        new = np.load(file)
+    except (OSError, ValueError) as error:
+        parser.error(f"--set {name}: {file!r} is no array that numpy reads ({error})")
+    if new.shape != arrays[name].shape or not np.isfinite(new).all():
+        parser.error(f"--set {name} must be finite numbers of the shape {arrays[name].shape}, got {new.shape}")
     arrays[name] = new.astype(arrays[name].dtype)
 root = jax.random.fold_in(jax.random.key(flags.seed), 2)
 keys = jax.vmap(lambda k: jax.random.fold_in(root, k))(np.arange(flags.samples))

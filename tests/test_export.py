@@ -42,11 +42,18 @@ def test_a_network_runs_without_jaxdiff_and_draws_the_same(tmp_path):
     np.testing.assert_allclose(samples, sample_many(sampler, sample_keys(5, 3), TIMES), atol=ROUNDING)
     seen = read_image(tmp_path / "out" / "sample_1.png")
     np.testing.assert_allclose(seen, np.clip(samples[1], -1, 1), atol=1.1 / 127.5)
-    wrong = np.zeros((4, 4, 3), np.float32)
-    np.save(tmp_path / "wrong.npy", wrong)
-    refused = start(tmp_path / "archive", "--set", f"y={tmp_path / 'wrong.npy'}")
-    assert refused.returncode == 2
-    assert "y must be one of the names in about.json" in refused.stderr
+    np.save(tmp_path / "small.npy", np.zeros((4, 4, 3), np.float32))
+    (tmp_path / "text.npy").write_text("none")
+    for wrong, said in (
+        (["--set", "y=small.npy"], "finite numbers of the shape (8, 8, 3), got (4, 4, 3)"),
+        (["--set", "y=nothing.npy"], "'nothing.npy' is no array that numpy reads"),
+        (["--set", "y=text.npy"], "'text.npy' is no array that numpy reads"),
+        (["--set", "z=small.npy"], "a name of about.json, got 'z'"),
+        (["--samples", "0"], "--samples must be at least 1"),
+    ):
+        refused = start(tmp_path / "archive", *wrong)
+        assert refused.returncode == 2
+        assert said in refused.stderr
 
 
 @pytest.mark.parametrize("name", ["ddpm", "dps", "mmps"])
