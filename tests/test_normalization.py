@@ -11,9 +11,11 @@ from flax import nnx
 import jaxdiff.unet
 from jaxdiff.checkpoint import with_parameters
 from jaxdiff.normalization import group_norm
-from jaxdiff.unet import UNet, UNetConfig
+from jaxdiff.unet import FACES_32, UNet, UNetConfig
 from tests.conftest import random_weights
 from tests.test_convolution import plain as plain_convolution
+
+IMAGE = jax.ShapeDtypeStruct((32, 32, 3), jnp.float32)
 
 
 def plain(x, scale, bias, groups, *, silu=False):
@@ -142,3 +144,16 @@ def test_weight_gradients_of_a_network_equal_plain_jax(monkeypatch):
 def test_rematerialization_changes_no_gradient():
     for a, b in zip(network_gradients(remat=True), network_gradients(), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * float(jnp.abs(b).max()))
+
+
+def test_rematerialization_keeps_less_for_the_gradient():
+    """What a device without the room for more would have to hold, whatever its compiler does."""
+
+    def kept(remat):
+        network = nnx.eval_shape(lambda: UNet(FACES_32, remat=remat, rngs=nnx.Rngs(0)))
+        graph, weights = nnx.split(network)
+        pull = jax.eval_shape(lambda w, x: jax.vjp(lambda x: nnx.merge(graph, w)(x, 500), x)[1], weights, IMAGE)
+        size_of_weights = sum(leaf.size for leaf in jax.tree.leaves(weights))
+        return sum(leaf.size for leaf in jax.tree.leaves(pull)) - size_of_weights
+
+    assert 0 < kept(remat=True) < 0.5 * kept(remat=False)
