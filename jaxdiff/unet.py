@@ -214,7 +214,7 @@ class ResBlock(nnx.Module):
         if self.resample is not None:
             hidden, x = self.resample(hidden), self.resample(x)
         hidden = self.in_conv(hidden)
-        shift = self.embed(embedding).astype(jnp.float32)
+        shift = self.embed(nnx.silu(embedding)).astype(jnp.float32)
         if self.scale_shift_norm:
             scale, shift = jnp.split(shift, 2, axis=-1)
             hidden = self.out_norm(hidden, 1 + scale, shift, silu=True)
@@ -386,7 +386,6 @@ class UNet(nnx.Module):
         embedding = self.time_embed_2(nnx.silu(embedding)).astype(jnp.float32)
         if self.label_embed is not None and label is not None:
             embedding = embedding + self.label_embed(label)
-        embedding = nnx.silu(embedding)
 
         hidden, stack = x_t, []
         for block in self.input_blocks:
