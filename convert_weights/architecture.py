@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from jaxdiff.unet import FFHQ_256, IMAGENET_256, UNetConfig
+from jaxdiff.networks.unet import FFHQ_256, IMAGENET_256, UNetConfig
 
 KNOWN = {"ffhq-256": FFHQ_256, "imagenet-256": IMAGENET_256}
 

@@ -14,8 +14,8 @@ from convert_weights.architecture import KNOWN, infer_config
 from convert_weights.download import SOURCES, check_space, download
 from convert_weights.torch_file import read_checkpoint, read_state_dict
 from convert_weights.unet import from_torch, to_torch
-from jaxdiff.checkpoint import SHIPPED, PriorConfig, read_config, read_prior, save_prior
-from jaxdiff.lpips import lpips_from_torch, save_lpips
+from jaxdiff.metrics.lpips import lpips_from_torch, save_lpips
+from jaxdiff.priors.storage import SHIPPED, PriorConfig, read_config, read_prior, save_prior
 
 Positional = tyro.conf.Positional
 

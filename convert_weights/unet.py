@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 from flax import nnx
 
-from jaxdiff.unet import UNet, UNetConfig
+from jaxdiff.networks.unet import UNet, UNetConfig
 
 Shape = tuple[int, ...]
 

@@ -10,10 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from jaxdiff.denoiser import Prediction
+from jaxdiff.priors.denoiser import Prediction, Time
 from jaxdiff.pytree import pytree, static
-from jaxdiff.runs.presets import Run
-from jaxdiff.sampling import Time
+from jaxdiff.runs.methods import Run
 
 
 @pytree

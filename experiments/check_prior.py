@@ -14,14 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from experiments.command import run_script
-from experiments.problems import KINDS, TASKS, held_out_face, make_problem
+from experiments.shared.command import run_script
+from experiments.shared.problems import KINDS, TASKS, held_out_face, make_problem
 from jaxdiff import DDPM, Denoiser, load_prior, time_grid
-from jaxdiff.images import grid, write_image
-from jaxdiff.metrics import psnr
-from jaxdiff.runs.folder import command_line, describe, open_folder, write_atomically
-from jaxdiff.runs.names import REPORTED
-from jaxdiff.runs.presets import Run, make_run
+from jaxdiff.disk import write_atomically
+from jaxdiff.images.files import write_image
+from jaxdiff.images.grid import grid
+from jaxdiff.metrics.pixels import psnr
+from jaxdiff.runs.folder import command_line, describe_prior, open_folder
+from jaxdiff.runs.methods import REPORTED, Run, make_run
 from jaxdiff.runs.runner import draw
 
 PROGRAM = "python -m experiments.check_prior"
@@ -80,7 +81,7 @@ def main(config: Config) -> None:
     console = Console()
     denoiser = load_prior(config.prior)
     settings = {k: v for k, v in asdict(config).items() if k not in ("out", "resume", "overwrite")}
-    settings["denoiser"] = describe(denoiser)
+    settings["denoiser"] = describe_prior(denoiser)
     command = command_line(PROGRAM, config)
     open_folder(config.out, settings, command=command, resume=config.resume, overwrite=config.overwrite)
     keys = jax.random.split(jax.random.key(1), config.samples)

@@ -23,15 +23,16 @@ import tyro
 from jaxtyping import Array, Float, Int
 from rich.console import Console
 
-from experiments.command import run_script
-from experiments.problems import KEYS
-from experiments.setup import Config
+from experiments.shared.command import run_script
+from experiments.shared.problems import KEYS
+from experiments.shared.setup import Config
 from jaxdiff import DDIM, DDPM, Denoiser, load_prior, time_grid
-from jaxdiff.images import labelled_grid, to_uint8, write_gif, write_image
+from jaxdiff.images.files import to_uint8, write_gif, write_image
+from jaxdiff.images.grid import labelled_grid
 from jaxdiff.runs import report
-from jaxdiff.runs.errors import UserError, check_names, check_positive
-from jaxdiff.runs.folder import command_line, describe, finish_folder, open_folder
-from jaxdiff.runs.presets import Run
+from jaxdiff.errors import UserError, check_names, check_positive
+from jaxdiff.runs.folder import command_line, describe_prior, finish_folder, open_folder
+from jaxdiff.runs.methods import Run
 from jaxdiff.runs.runner import Timing, draw, sample_keys
 
 PROGRAM = "python -m experiments.generate"
@@ -97,7 +98,7 @@ def begin(config: Generate) -> Denoiser:
         raise UserError(f"--snapshots must be times from 0 to {num_times - 2}, got {config.snapshots}.")
     without = ("out", "resume", "overwrite", "batch_size", "image", "face", "size", "sigma")
     settings = {k: v for k, v in asdict(config).items() if k not in without}
-    settings |= {"denoiser": describe(denoiser), "keys": KEYS}
+    settings |= {"denoiser": describe_prior(denoiser), "keys": KEYS}
     command = command_line(PROGRAM, config)
     open_folder(config.out, settings, command=command, resume=config.resume, overwrite=config.overwrite)
     return denoiser

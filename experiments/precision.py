@@ -18,19 +18,20 @@ import numpy as np
 import tyro
 from jaxtyping import Array, Float
 
-from experiments.cells import file_name
-from experiments.command import run_script
-from experiments.problems import KINDS, TASKS, Problem, make_problem
-from experiments.setup import Config, Experiment, begin
+from experiments.shared.cells import file_name
+from experiments.shared.command import run_script
+from experiments.shared.problems import KINDS, TASKS, Problem, make_problem
+from experiments.shared.setup import Config, Experiment, begin
 from jaxdiff import Denoiser, load_prior
-from jaxdiff.metrics import psnr
-from jaxdiff.precision import Dtype
-from jaxdiff.runs.errors import check_names
-from jaxdiff.runs.folder import Row, finish_folder, write_atomically, write_csv
-from jaxdiff.runs.names import METHODS
-from jaxdiff.runs.presets import make_run
+from jaxdiff.disk import write_atomically
+from jaxdiff.metrics.pixels import psnr
+from jaxdiff.networks.precision import Dtype
+from jaxdiff.errors import check_names
+from jaxdiff.runs.folder import finish_folder
+from jaxdiff.runs.methods import METHODS, make_run
 from jaxdiff.runs.runner import draw, sample_keys
-from jaxdiff.sampling import perturb
+from jaxdiff.runs.tables import Row, write_csv
+from jaxdiff.samplers.base import perturb
 
 PROGRAM = "python -m experiments.precision"
 TIME = 300

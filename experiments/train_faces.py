@@ -26,18 +26,19 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 
-from experiments.command import run_script
-from jaxdiff.chains import sample_many
-from jaxdiff.checkpoint import PriorConfig, parameters, save_prior
-from jaxdiff.denoiser import Target, Variance
+from experiments.shared.command import run_script
+from jaxdiff.chains.many import sample_many
 from jaxdiff.faces import draw
-from jaxdiff.images import grid, read_image, write_image
-from jaxdiff.precision import Dtype
-from jaxdiff.runs.errors import UserError
+from jaxdiff.images.files import read_image, write_image
+from jaxdiff.images.grid import grid
+from jaxdiff.networks.precision import Dtype
+from jaxdiff.networks.unet import UNet, UNetConfig
+from jaxdiff.priors.denoiser import Target, Variance
+from jaxdiff.priors.storage import PriorConfig, parameters, save_prior
+from jaxdiff.priors.training import TrainState, make_optimizer, make_train_step
+from jaxdiff.errors import UserError
 from jaxdiff.samplers.ddpm import DDPM
 from jaxdiff.schedule import time_grid
-from jaxdiff.train import TrainState, make_optimizer, make_train_step
-from jaxdiff.unet import UNet, UNetConfig
 
 
 @dataclass(frozen=True)

@@ -4,28 +4,43 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxdiff import exact, faces, gaussian, operators, posterior
-    from jaxdiff.chains import plan, sample_many, sample_segments
-    from jaxdiff.checkpoint import PriorError, load_prior
-    from jaxdiff.denoiser import Denoiser, Prediction, tweedie_variance
-    from jaxdiff.diagnostics import Diagnose, Diagnosis, Verdict, verdict
-    from jaxdiff.gaussian import GaussianDenoiser, MixtureDenoiser
-    from jaxdiff.samplers import (
-        DDIM,
-        DDPM,
-        DPS,
-        MMPS,
-        TMPD,
-        DPSLikelihood,
-        DPSNorm,
-        PiGDM,
-        ScoreALD,
-        SDEdit,
-        scale_gamma,
-        scale_zeta,
-    )
-    from jaxdiff.sampling import sample
+    from jaxdiff import chains, faces, guidance, images, metrics, networks, operators, priors, samplers
+    from jaxdiff.chains.many import plan, sample_many, sample_segments
+    from jaxdiff.guidance import MMPS, TMPD, PiGDM
+    from jaxdiff.measurement import Measurement, measure
+    from jaxdiff.metrics import lpips
+    from jaxdiff.metrics.diagnosis import Diagnose, Diagnosis, Verdict, verdict
+    from jaxdiff.noise import GaussianNoise, PoissonNoise
+    from jaxdiff.priors import exact
+    from jaxdiff.priors.denoiser import Denoiser, Prediction
+    from jaxdiff.priors.gaussian import GaussianPrior
+    from jaxdiff.priors.mixture import MixturePrior
+    from jaxdiff.priors.storage import PriorError, load_prior
+    from jaxdiff.priors.tweedie import tweedie_variance
+    from jaxdiff.samplers import DDIM, DDPM, DPS, DPSLikelihood, DPSNorm, ScoreALD, SDEdit, scale_gamma, scale_zeta
+    from jaxdiff.samplers.base import sample
     from jaxdiff.schedule import Schedule, time_grid
+
+__version__ = "0.1.0"
+
+_WINGS = ("chains", "faces", "guidance", "images", "metrics", "networks", "operators", "priors", "samplers")
+_HOME = {
+    "chains.many": ("plan", "sample_many", "sample_segments"),
+    "guidance": ("MMPS", "PiGDM", "TMPD"),
+    "measurement": ("Measurement", "measure"),
+    "metrics.diagnosis": ("Diagnose", "Diagnosis", "Verdict", "verdict"),
+    "noise": ("GaussianNoise", "PoissonNoise"),
+    "priors.denoiser": ("Denoiser", "Prediction"),
+    "priors.gaussian": ("GaussianPrior",),
+    "priors.mixture": ("MixturePrior",),
+    "priors.storage": ("PriorError", "load_prior"),
+    "priors.tweedie": ("tweedie_variance",),
+    "samplers": ("DDIM", "DDPM", "DPS", "DPSLikelihood", "DPSNorm", "SDEdit", "ScoreALD", "scale_gamma", "scale_zeta"),
+    "samplers.base": ("sample",),
+    "schedule": ("Schedule", "time_grid"),
+}
+_NAMES = {name: home for home, names in _HOME.items() for name in names}
+_MODULES = {"exact": "priors.exact", "lpips": "metrics.lpips", **{wing: wing for wing in _WINGS}}
 
 __all__ = [
     "DDIM",
@@ -38,66 +53,51 @@ __all__ = [
     "Denoiser",
     "Diagnose",
     "Diagnosis",
-    "GaussianDenoiser",
-    "MixtureDenoiser",
+    "GaussianNoise",
+    "GaussianPrior",
+    "Measurement",
+    "MixturePrior",
     "PiGDM",
+    "PoissonNoise",
     "Prediction",
     "PriorError",
     "SDEdit",
     "Schedule",
     "ScoreALD",
     "Verdict",
+    "chains",
     "exact",
     "faces",
-    "gaussian",
+    "guidance",
+    "images",
     "load_prior",
+    "lpips",
+    "measure",
+    "metrics",
+    "networks",
     "operators",
     "plan",
-    "posterior",
+    "priors",
     "sample",
     "sample_many",
     "sample_segments",
+    "samplers",
     "scale_gamma",
     "scale_zeta",
     "time_grid",
     "tweedie_variance",
     "verdict",
 ]
-__version__ = "0.1.0"
-
-_MODULES = {
-    "chains": ("plan", "sample_many", "sample_segments"),
-    "checkpoint": ("PriorError", "load_prior"),
-    "denoiser": ("Denoiser", "Prediction", "tweedie_variance"),
-    "diagnostics": ("Diagnose", "Diagnosis", "Verdict", "verdict"),
-    "gaussian": ("GaussianDenoiser", "MixtureDenoiser"),
-    "samplers": (
-        "DDIM",
-        "DDPM",
-        "DPS",
-        "DPSLikelihood",
-        "DPSNorm",
-        "MMPS",
-        "PiGDM",
-        "SDEdit",
-        "ScoreALD",
-        "TMPD",
-        "scale_gamma",
-        "scale_zeta",
-    ),
-    "sampling": ("sample",),
-    "schedule": ("Schedule", "time_grid"),
-}
-_HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a public name when it is first used, so that a command line need not wait for JAX to tell its flags."""
-    if name not in __all__:
+    """Imports a public name when it is first used, so that a command line need not wait for JAX to print its flags."""
+    if name in _NAMES:
+        value = getattr(import_module(f"jaxdiff.{_NAMES[name]}"), name)
+    elif name in _MODULES:
+        value = import_module(f"jaxdiff.{_MODULES[name]}")
+    else:
         raise AttributeError(f"module 'jaxdiff' has no attribute {name!r}")
-    value = (
-        getattr(import_module(f"jaxdiff.{_HOME[name]}"), name) if name in _HOME else import_module(f"jaxdiff.{name}")
-    )
     globals()[name] = value
     return value
 

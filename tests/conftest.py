@@ -17,16 +17,17 @@ from jaxdiff import (
     TMPD,
     DPSLikelihood,
     DPSNorm,
-    GaussianDenoiser,
+    GaussianPrior,
     PiGDM,
     ScoreALD,
     SDEdit,
 )
-from jaxdiff.gaussian import Diagonal
-from jaxdiff.operators import Blur, BoxMask, GaussianBlur, Identity, Mask, RandomMask, measure
+from jaxdiff.measurement import measure
+from jaxdiff.networks.unet import UNet, UNetConfig
+from jaxdiff.operators import Blur, BoxMask, GaussianBlur, Identity, Mask, RandomMask
+from jaxdiff.priors.gaussian import Diagonal
 from jaxdiff.samplers import over_gamma, over_variance, twice_over_variance
 from jaxdiff.schedule import linear
-from jaxdiff.unet import UNet, UNetConfig
 
 SHAPE = (8, 8, 3)
 SIGMA_Y = 0.05
@@ -77,15 +78,15 @@ def random_weights(config: UNetConfig, seed: int = 0) -> dict[str, np.ndarray]:
     return {".".join(map(str, path)): 0.1 * rng.normal(size=v.shape).astype(np.float32) for path, v in flat}
 
 
-def gaussian_denoiser() -> GaussianDenoiser:
+def gaussian_denoiser() -> GaussianPrior:
     """A prior with a different mean and variance at every pixel."""
     key_mean, key_variance = jax.random.split(jax.random.key(1))
     mean = 0.3 * jax.random.normal(key_mean, SHAPE)
     variance = jax.random.uniform(key_variance, SHAPE, minval=0.05, maxval=0.4)
-    return GaussianDenoiser(mean, Diagonal(variance), linear())
+    return GaussianPrior(mean, Diagonal(variance), linear())
 
 
-def small_problem() -> tuple[GaussianDenoiser, Any, jax.Array]:
+def small_problem() -> tuple[GaussianPrior, Any, jax.Array]:
     """A denoiser, an operator and a measurement."""
     denoiser = gaussian_denoiser()
     operator = OPERATORS["random"]()

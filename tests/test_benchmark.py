@@ -15,11 +15,11 @@ from rich.console import Console
 
 from convert_weights.unet import flax_shapes
 from experiments import benchmark, benchmark_timing
-from experiments.benchmark import Benchmark, Config, cases, main
-from experiments.benchmark_flops import forward_flop, work
-from experiments.benchmark_programs import TINY, load_denoiser, make_sampler
-from experiments.benchmark_table import table
-from experiments.benchmark_timing import (
+from experiments.benchmark.__main__ import Benchmark, Config, cases, main
+from experiments.benchmark.flops import forward_flop, work
+from experiments.benchmark.programs import TINY, load_denoiser, make_sampler
+from experiments.benchmark.table import table
+from experiments.benchmark.timing import (
     CHAIN,
     CHANNELS_LAST,
     OURS,
@@ -30,8 +30,8 @@ from experiments.benchmark_timing import (
     take_turns,
     warm_up,
 )
-from jaxdiff.runs.errors import UserError
-from jaxdiff.unet import FFHQ_256
+from jaxdiff.networks.unet import FFHQ_256
+from jaxdiff.errors import UserError
 from tests.golden.make_unet_parity import SMALL, make_torch_unet
 
 
@@ -64,8 +64,8 @@ def test_a_step_of_the_peers_is_a_step_of_ours(name, task):
     """Both targets, learned and fixed variance, with and without a measurement; two images at once."""
     torch = pytest.importorskip("torch")
     pytest.importorskip("azula")
-    from experiments.benchmark_peers import Kind, make_peers
-    from experiments.benchmark_torch import numbers
+    from experiments.benchmark.peers import Kind, make_peers
+    from experiments.benchmark.torch_networks import numbers
 
     denoiser = load_denoiser(name, "float32")
     sampler, keys = make_sampler(task, denoiser, 10), jax.random.split(jax.random.key(3), 2)

@@ -8,14 +8,14 @@ from pathlib import Path
 import jax
 import pytest
 
-from jaxdiff.runs.cache import keep_compiled_programs
+from jaxdiff.runs.platform import keep_compiled_programs
 
 ROOT = Path(__file__).parents[1]
 START = """
 import sys
 import jax
 import jax.numpy as jnp
-from jaxdiff.runs.cache import keep_compiled_programs
+from jaxdiff.runs.platform import keep_compiled_programs
 
 hits = []
 jax.monitoring.register_event_listener(lambda event, **kwargs: hits.append(event.endswith("/cache_hits")))

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from experiments import posterior as bench
-from experiments.calibration import assess, of_posterior
-from experiments.calibration_tables import chain_ratio, full_table, short_table
-from jaxdiff.exact import posterior
-from jaxdiff.operators import measure
-from jaxdiff.runs.errors import UserError
+from experiments.posterior.calibration import assess, of_posterior
+from experiments.posterior.tables import chain_ratio, full_table, short_table
+from jaxdiff.measurement import measure
+from jaxdiff.priors.exact import posterior
+from jaxdiff.errors import UserError
 
 CONFIG = bench.Config(
     priors=("independent",),

@@ -18,9 +18,8 @@ import convert_weights.commands
 from convert_weights.__main__ import main
 from convert_weights.architecture import KNOWN, infer_config
 from convert_weights.unet import from_torch, to_flax_layout, to_torch, torch_name, torch_shapes
-from jaxdiff.checkpoint import PriorConfig, load_prior, read_config, read_prior, save_prior, with_parameters
-from jaxdiff.precision import arithmetic
-from jaxdiff.unet import (
+from jaxdiff.networks.precision import arithmetic
+from jaxdiff.networks.unet import (
     FACES_32,
     FFHQ_256,
     IMAGENET_256,
@@ -30,8 +29,9 @@ from jaxdiff.unet import (
     UNet,
     Upsample,
 )
-from jaxdiff.unet import _down as down
-from jaxdiff.unet import _up as up
+from jaxdiff.networks.unet import _down as down
+from jaxdiff.networks.unet import _up as up
+from jaxdiff.priors.storage import PriorConfig, load_prior, read_config, read_prior, save_prior, with_parameters
 from tests import test_torch_file as by_hand
 from tests.golden.make_unet_parity import PATH, SMALL, draw_inputs, draw_weights, make_torch_unet, run_torch_unet
 
@@ -475,7 +475,7 @@ def test_interrupt_leaves_nothing_half_written(work, monkeypatch, capsys, comman
 
 
 def test_lpips_files_convert(work, capsys):
-    from jaxdiff.lpips import load_lpips
+    from jaxdiff.metrics.lpips import load_lpips
 
     random = np.random.default_rng(0)
     widths = [(64, 3, 11), (192, 64, 5), (384, 192, 3), (256, 384, 3), (256, 256, 3)]

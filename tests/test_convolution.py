@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxdiff.convolution import conv2d
+from jaxdiff.networks.convolution import conv2d
 
 
 def plain(x, kernel, stride):

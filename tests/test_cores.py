@@ -9,16 +9,16 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-import jaxdiff.chains as chains
-from jaxdiff.chains import plan
-from jaxdiff.devices import share_out
-from jaxdiff.runs.cores import devices_for, use_all_cores
+import jaxdiff.chains.many as chains
+from jaxdiff.chains.devices import share_out
+from jaxdiff.chains.many import plan
+from jaxdiff.runs.platform import devices_for, use_all_cores
 from tests.test_memory import TIMES, make_sampler
 
 ROOT = Path(__file__).parents[1]
 START = """
 import jax
-from jaxdiff.runs.cores import use_all_cores
+from jaxdiff.runs.platform import use_all_cores
 use_all_cores()
 print(jax.device_count())
 """

@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from experiments import demo
-from experiments.restorer import Question, Restorer, painted, read_upload
+from experiments.demo.restorer import Question, Restorer, painted, read_upload
 from jaxdiff import load_prior
-from jaxdiff.checkpoint import PriorConfig, save_prior
-from jaxdiff.images import write_image
-from jaxdiff.runs.errors import UserError
+from jaxdiff.images.files import write_image
+from jaxdiff.priors.storage import PriorConfig, save_prior
+from jaxdiff.errors import UserError
 from tests.conftest import random_weights
 from tests.test_scripts import TINY
 

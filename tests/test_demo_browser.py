@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.problems import held_out_face
-from jaxdiff.checkpoint import PriorConfig, save_prior
-from jaxdiff.images import to_uint8
+from experiments.shared.problems import held_out_face
+from jaxdiff.images.files import to_uint8
+from jaxdiff.priors.storage import PriorConfig, save_prior
 from tests.conftest import random_weights
 from tests.test_browser import ARGUMENTS, CHROMIUM, playwright
 from tests.test_scripts import TINY

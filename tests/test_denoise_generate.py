@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 from experiments import denoise, generate
-from experiments.levels import Level, markdown, quality, rank_correlation
+from experiments.denoise.levels import Level, markdown, quality, rank_correlation
 from jaxdiff import DDIM, DDPM, Denoiser, load_prior, sample_many, time_grid, tweedie_variance
-from jaxdiff.checkpoint import PriorConfig, save_prior
-from jaxdiff.images import read_image, write_image
-from jaxdiff.metrics import psnr
-from jaxdiff.runs.errors import UserError
+from jaxdiff.images.files import read_image, write_image
+from jaxdiff.metrics.pixels import psnr
+from jaxdiff.networks.unet import UNetConfig
+from jaxdiff.priors.storage import PriorConfig, save_prior
+from jaxdiff.errors import UserError
 from jaxdiff.runs.runner import sample_keys
 from jaxdiff.schedule import linear
-from jaxdiff.unet import UNetConfig
 from tests.conftest import gaussian_denoiser, random_weights
 
 TINY = UNetConfig(16, 8, (1,), 1, (), num_heads=1, out_channels=6, norm_groups=4)

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from jaxdiff import DDPM, DPS, Denoiser, DPSLikelihood, ScoreALD, sample_segments, time_grid
-from jaxdiff.diagnostics import Diagnose, Diagnosis, verdict
-from jaxdiff.operators import Mask, RandomMask, measure, residual_ratio
+from jaxdiff.measurement import measure
+from jaxdiff.metrics.diagnosis import Diagnose, Diagnosis, verdict
+from jaxdiff.operators import Mask, RandomMask
 from jaxdiff.samplers import over_gamma, over_variance, scale_gamma
-from jaxdiff.sampling import ancestral_step
+from jaxdiff.samplers.base import ancestral_step
 from tests.conftest import SHAPE, SIGMA_Y, gaussian_denoiser
 
 PRIOR = gaussian_denoiser()

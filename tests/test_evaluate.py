@@ -21,19 +21,20 @@ import pytest
 from scipy import stats
 
 from experiments import evaluate
-from experiments.evaluate_chains import draw_images
-from experiments.evaluate_table import table
-from experiments.problems import RANDOM_KEEP
-from experiments.records import Journal, agree, journal_path, read_entries
+from experiments.evaluate.chains import draw_images
+from experiments.evaluate.records import Journal, agree, journal_path, read_entries
+from experiments.evaluate.table import table
+from experiments.shared.problems import RANDOM_KEEP
 from jaxdiff import sample_segments
-from jaxdiff.checkpoint import PriorConfig, save_prior
-from jaxdiff.diagnostics import Diagnose
-from jaxdiff.images import read_image, write_image
-from jaxdiff.operators import RandomMask, measure
-from jaxdiff.runs.errors import UserError
-from jaxdiff.runs.presets import Run
+from jaxdiff.images.files import read_image, write_image
+from jaxdiff.measurement import measure
+from jaxdiff.metrics.diagnosis import Diagnose
+from jaxdiff.networks.unet import UNetConfig
+from jaxdiff.operators import RandomMask
+from jaxdiff.priors.storage import PriorConfig, save_prior
+from jaxdiff.errors import UserError
+from jaxdiff.runs.methods import Run
 from jaxdiff.schedule import time_grid
-from jaxdiff.unet import UNetConfig
 from tests.conftest import SAMPLERS, SHAPE, SIGMA_Y, gaussian_denoiser, random_weights
 
 ROOT = Path(__file__).parent.parent

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff.exact import Elementwise, Factored, GaussianPosterior, Iterative, Spectral, posterior, variance
-from jaxdiff.gaussian import GaussianDenoiser, MixtureDenoiser, natural_spectrum
-from jaxdiff.operators import BoxMask, GaussianBlur, Identity, adjoint, measure
+from jaxdiff.measurement import measure
+from jaxdiff.operators import BoxMask, GaussianBlur, Identity, adjoint
+from jaxdiff.priors.exact import Elementwise, Factored, GaussianPosterior, Iterative, Spectral, posterior, variance
+from jaxdiff.priors.gaussian import GaussianPrior, natural_spectrum
+from jaxdiff.priors.mixture import MixturePrior
 from jaxdiff.schedule import linear
 from tests.conftest import OPERATORS, SHAPE, SIGMA_Y
 from tests.test_gaussian import PRIORS, SIZE, parts
@@ -97,7 +99,7 @@ def test_structure_decides_the_solver():
 def test_conjugate_gradients_agree_with_the_factor():
     """Where both fit, the iterations reach the float64 factor's mean to a hundredth of a posterior deviation."""
     shape, operator = (16, 16, 3), GaussianBlur(1.0, 9)
-    prior = GaussianDenoiser(jnp.zeros(shape), natural_spectrum(shape), linear())
+    prior = GaussianPrior(jnp.zeros(shape), natural_spectrum(shape), linear())
     y = measure(jax.random.key(1), operator, prior.sample(jax.random.key(0)), SIGMA_Y)
     exact: Any = posterior(prior, operator, y, SIGMA_Y)
     assert isinstance(exact.solve, Factored)
@@ -112,7 +114,7 @@ def test_conjugate_gradients_agree_with_the_factor():
 def test_float32_suffices_at_64_pixels(operator):
     """Without a matrix, `S u = r` is solved to a hundredth of the noise, though the condition number is about 5e4."""
     shape = (64, 64, 3)
-    prior = GaussianDenoiser(jnp.zeros(shape), natural_spectrum(shape), linear())
+    prior = GaussianPrior(jnp.zeros(shape), natural_spectrum(shape), linear())
     y = measure(jax.random.key(1), operator, prior.sample(jax.random.key(0)), SIGMA_Y)
     exact: Any = posterior(prior, operator, y, SIGMA_Y)
     assert isinstance(exact.solve, Spectral if isinstance(operator, Identity) else Iterative)
@@ -126,6 +128,6 @@ def test_what_has_no_answer_is_refused():
     with pytest.raises(ValueError, match="`sigma_y` must be positive"):
         posterior(prior, operator, y, 0.0)
     shape = (48, 48, 3)
-    large = GaussianDenoiser(jnp.zeros(shape), natural_spectrum(shape), linear())
+    large = GaussianPrior(jnp.zeros(shape), natural_spectrum(shape), linear())
     with pytest.raises(ValueError, match="determinant"):
-        posterior(MixtureDenoiser((1.0, 1.0), [large, large]), BoxMask(0, 0, 8, 8), jnp.zeros(shape), SIGMA_Y)
+        posterior(MixturePrior((1.0, 1.0), [large, large]), BoxMask(0, 0, 8, 8), jnp.zeros(shape), SIGMA_Y)

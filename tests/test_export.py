@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxdiff import archive, cli, load_prior, sample_many, time_grid
-from jaxdiff.images import read_image, write_image
+from jaxdiff.images.files import read_image, write_image
 from jaxdiff.runs.runner import sample_keys
 from tests.conftest import SAMPLERS, small_problem
 from tests.test_invariance import make_network_sampler

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff.denoiser import score, tweedie
-from jaxdiff.gaussian import Dense, Diagonal, GaussianDenoiser, MixtureDenoiser, Stationary, natural_spectrum
+from jaxdiff.priors.gaussian import Dense, Diagonal, GaussianPrior, Stationary, natural_spectrum
+from jaxdiff.priors.mixture import MixturePrior
+from jaxdiff.priors.tweedie import score, tweedie
 from jaxdiff.schedule import linear
 from tests.conftest import SHAPE, gaussian_denoiser
 
@@ -29,13 +30,13 @@ def means(k):
 
 PRIORS = {
     "diagonal": gaussian_denoiser,
-    "dense": lambda: GaussianDenoiser(means(1)[0], Dense(dense_matrix()), linear()),
-    "stationary": lambda: GaussianDenoiser(means(1)[0], natural_spectrum(SHAPE), linear()),
-    "mixture": lambda: MixtureDenoiser(
-        (1.0, 2.0, 3.0), [GaussianDenoiser(m, natural_spectrum(SHAPE, 0.1), linear()) for m in means(3)]
+    "dense": lambda: GaussianPrior(means(1)[0], Dense(dense_matrix()), linear()),
+    "stationary": lambda: GaussianPrior(means(1)[0], natural_spectrum(SHAPE), linear()),
+    "mixture": lambda: MixturePrior(
+        (1.0, 2.0, 3.0), [GaussianPrior(m, natural_spectrum(SHAPE, 0.1), linear()) for m in means(3)]
     ),
-    "mixture_dense": lambda: MixtureDenoiser(
-        (0.5, 0.5), [GaussianDenoiser(m, Dense(dense_matrix(k)), linear()) for k, m in enumerate(means(2))]
+    "mixture_dense": lambda: MixturePrior(
+        (0.5, 0.5), [GaussianPrior(m, Dense(dense_matrix(k)), linear()) for k, m in enumerate(means(2))]
     ),
 }
 
@@ -47,8 +48,8 @@ def prior(request):
 
 def parts(prior):
     """Weights, means and covariance matrices of the components, in float64."""
-    components = prior.components if isinstance(prior, MixtureDenoiser) else [prior]
-    weights = np.exp(np.asarray(prior.log_weights, np.float64)) if isinstance(prior, MixtureDenoiser) else np.ones(1)
+    components = prior.components if isinstance(prior, MixturePrior) else [prior]
+    weights = np.exp(np.asarray(prior.log_weights, np.float64)) if isinstance(prior, MixturePrior) else np.ones(1)
     basis = jnp.eye(SIZE).reshape(-1, *SHAPE)
     matrices = [np.asarray(jax.vmap(lambda v, p=p: p.covariance.apply(lambda c: c, v))(basis)) for p in components]
     return (
@@ -84,7 +85,7 @@ def reference(prior, x_t, t):
 def test_equals_dense_linear_algebra(prior, t):
     alpha_t, sigma_t = prior.schedule(t)
     # Between two means, so that more than one component of a mixture counts.
-    x0 = prior.means[:2].mean(0) if isinstance(prior, MixtureDenoiser) else prior.sample(jax.random.key(1))
+    x0 = prior.means[:2].mean(0) if isinstance(prior, MixturePrior) else prior.sample(jax.random.key(1))
     x_t = alpha_t * x0 + sigma_t * jax.random.normal(jax.random.key(2), SHAPE)
     log_density, mean, covariance = reference(prior, x_t, t)
     v = jax.random.normal(jax.random.key(3), SHAPE)
@@ -125,7 +126,7 @@ def test_samples_have_the_priors_moments(prior):
 def test_float32_suffices_at_64_pixels(make):
     """`x0_hat` from a hardly noisy image, and both ends of the schedule."""
     shape = (64, 64, 3)
-    prior = GaussianDenoiser(jnp.zeros(shape), make(shape), linear())
+    prior = GaussianPrior(jnp.zeros(shape), make(shape), linear())
     x0 = prior.sample(jax.random.key(0))
     for t in (0, 999):
         alpha_t, sigma_t = (float(a) for a in prior.schedule(t))
@@ -163,9 +164,9 @@ def test_bad_covariances_are_refused():
     with pytest.raises(ValueError, match="`correlation`"):
         natural_spectrum(SHAPE, correlation=1.0)
     with pytest.raises(ValueError, match="entries"):
-        GaussianDenoiser(jnp.zeros(SHAPE), Diagonal(jnp.ones((4, 4, 3))), linear())
+        GaussianPrior(jnp.zeros(SHAPE), Diagonal(jnp.ones((4, 4, 3))), linear())
     gaussian = gaussian_denoiser()
     with pytest.raises(ValueError, match="positive"):
-        MixtureDenoiser((1.0, 0.0), [gaussian, gaussian])
+        MixturePrior((1.0, 0.0), [gaussian, gaussian])
     with pytest.raises(ValueError, match="one kind"):
-        MixtureDenoiser((1.0, 1.0), [gaussian, PRIORS["dense"]()])
+        MixturePrior((1.0, 1.0), [gaussian, PRIORS["dense"]()])

@@ -5,15 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdiff.images import (
-    grid,
-    heat,
-    labelled_grid,
-    read_image,
-    to_uint8,
-    write_gif,
-    write_image,
-)
+from jaxdiff.images.files import read_image, to_uint8, write_gif, write_image
+from jaxdiff.images.grid import grid, heat, labelled_grid
 
 
 def pixels(h=6, w=9, channels=3, seed=0):

@@ -16,12 +16,12 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxdiff import DPS, Denoiser, sample, sample_many, sample_segments
-from jaxdiff.checkpoint import with_parameters
-from jaxdiff.denoiser import Prediction
+from jaxdiff.networks.unet import UNet, UNetConfig
 from jaxdiff.operators import Identity
+from jaxdiff.priors.denoiser import Prediction
+from jaxdiff.priors.storage import with_parameters
 from jaxdiff.pytree import pytree
 from jaxdiff.schedule import linear, time_grid
-from jaxdiff.unet import UNet, UNetConfig
 from tests.conftest import SAMPLERS, SHAPE, random_weights, small_problem
 
 DEVICES = 8

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxdiff import DPS, chains, memory, plan, sample_many, time_grid
-from jaxdiff.memory import Plan, available_memory
+from jaxdiff.chains.memory import Plan, available_memory
 from tests.conftest import small_problem
 
 TIMES = time_grid(1000, 4)
@@ -27,11 +27,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxdiff import DPS, Denoiser, plan, time_grid
-from jaxdiff.chains import _lower
-from jaxdiff.checkpoint import with_parameters
+from jaxdiff.chains.many import _lower
+from jaxdiff.priors.storage import with_parameters
 from jaxdiff.operators import Identity
 from jaxdiff.schedule import linear
-from jaxdiff.unet import UNet, UNetConfig
+from jaxdiff.networks.unet import UNet, UNetConfig
 from tests.conftest import random_weights
 
 def status(name):

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff.metrics import psnr, ssim
+from jaxdiff.metrics.pixels import psnr, ssim
 
 
 def pair(shape, seed=0):

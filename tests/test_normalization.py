@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-import jaxdiff.unet
-from jaxdiff.checkpoint import with_parameters
-from jaxdiff.normalization import group_norm
-from jaxdiff.unet import FACES_32, UNet, UNetConfig
+import jaxdiff.networks.unet
+from jaxdiff.networks.normalization import group_norm
+from jaxdiff.networks.unet import FACES_32, UNet, UNetConfig
+from jaxdiff.priors.storage import with_parameters
 from tests.conftest import random_weights
 from tests.test_convolution import plain as plain_convolution
 

@@ -12,21 +12,20 @@ import numpy as np
 import pytest
 
 from experiments import compare
-from experiments.cells import Cell, file_name
-from experiments.papers import JACQUES, OURS, PAPERS, QI, ZHU
-from experiments.problems import KINDS, TASKS, Problem, held_out_face, make_problem
-from experiments.published import FixedLarge, departures, published
-from experiments.tables import markdown_table, summary, without_missing
-from jaxdiff import Denoiser, GaussianDenoiser
-from jaxdiff.checkpoint import PriorConfig, save_prior
-from jaxdiff.gaussian import Diagonal
-from jaxdiff.runs.errors import UserError
-from jaxdiff.runs.names import METHODS
-from jaxdiff.runs.presets import make_run
+from experiments.shared.cells import Cell, file_name
+from experiments.shared.papers import JACQUES, OURS, PAPERS, QI, ZHU
+from experiments.shared.problems import KINDS, TASKS, Problem, held_out_face, make_problem
+from experiments.shared.published import FixedLarge, departures, published
+from experiments.shared.tables import markdown_table, summary, without_missing
+from jaxdiff import Denoiser, GaussianPrior
+from jaxdiff.networks.unet import FFHQ_256, UNetConfig
+from jaxdiff.priors.gaussian import Diagonal
+from jaxdiff.priors.storage import PriorConfig, save_prior
+from jaxdiff.errors import UserError
+from jaxdiff.runs.methods import METHODS, make_run
 from jaxdiff.runs.runner import Drawn, Timing
-from jaxdiff.sampling import ancestral_step
+from jaxdiff.samplers.base import ancestral_step
 from jaxdiff.schedule import linear
-from jaxdiff.unet import FFHQ_256, UNetConfig
 from tests.conftest import SIGMA_Y, gaussian_denoiser, random_weights
 
 TINY = UNetConfig(16, 8, (1,), 1, (), num_heads=2, out_channels=6, norm_groups=4)
@@ -38,7 +37,7 @@ SMALL: Any = SimpleNamespace(network=SimpleNamespace(config=TINY), image_shape=(
 
 def settings_of(paper, name, task, steps=1000):
     """What a report's settings become on a 16x16 image, as a sampler with its times."""
-    denoiser: Any = GaussianDenoiser(jnp.zeros((16, 16, 3)), Diagonal(jnp.ones((16, 16, 3))), linear())
+    denoiser: Any = GaussianPrior(jnp.zeros((16, 16, 3)), Diagonal(jnp.ones((16, 16, 3))), linear())
     problem = make_problem(task, denoiser.mean, SIGMA_Y, seed=0)
     variant = next(v for v in paper.variants if v.name == name)
     chosen = variant.chosen[task]

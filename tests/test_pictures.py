@@ -4,17 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdiff.images import read_image, write_image
-from jaxdiff.runs.errors import UserError
-from jaxdiff.runs.pictures import (
-    Fit,
-    check_hidden,
-    check_kernel,
-    read_kernel,
-    read_mask,
-    read_picture,
-    scale_kernel,
-)
+from jaxdiff.images.files import read_image, write_image
+from jaxdiff.images.fit import Fit, check_hidden, read_mask, read_picture
+from jaxdiff.images.kernels import check_kernel, read_kernel, scale_kernel
+from jaxdiff.errors import UserError
 
 # Whole and fractional factors, even and odd margins, landscape and portrait.
 SHAPES = [(32, 32), (64, 64), (45, 40), (33, 50), (20, 64), (101, 37)]

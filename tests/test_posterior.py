@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff.posterior import Summary, coverage, energy_score, expected_coverage, rank_histogram, ranks
+from jaxdiff.metrics.uncertainty import Summary, coverage, energy_score, expected_coverage, rank_histogram, ranks
 
 SHAPE = (4, 5, 3)
 NUM_SAMPLES = 12

@@ -11,10 +11,10 @@ import pytest
 from flax import nnx
 
 from jaxdiff import DPS, Denoiser, load_prior, sample
-from jaxdiff.checkpoint import with_parameters
+from jaxdiff.networks.unet import UNet, UNetConfig
 from jaxdiff.operators import GaussianBlur
+from jaxdiff.priors.storage import with_parameters
 from jaxdiff.schedule import linear, time_grid
-from jaxdiff.unet import UNet, UNetConfig
 from tests.conftest import SHAPE, random_weights
 
 CONFIG = UNetConfig(8, 8, (1, 2), 1, (4,), num_heads=2, out_channels=6, norm_groups=4)

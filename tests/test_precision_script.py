@@ -6,7 +6,7 @@ import re
 import pytest
 
 from experiments.precision import Precision, main
-from jaxdiff.runs.errors import UserError
+from jaxdiff.errors import UserError
 from tests.test_scripts import prior  # noqa: F401
 
 

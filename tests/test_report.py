@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdiff.diagnostics import Diagnosis, Verdict
-from jaxdiff.images import heat, to_uint8
+from jaxdiff.images.files import to_uint8
+from jaxdiff.images.grid import heat
+from jaxdiff.metrics.diagnosis import Diagnosis, Verdict
 from jaxdiff.runs import report
 from jaxdiff.runs.chart import chart
 from tests.test_images import image

@@ -11,16 +11,14 @@ import pytest
 from PIL import Image, ImageSequence
 
 from jaxdiff import samplers
-from jaxdiff.checkpoint import PriorConfig, save_prior
-from jaxdiff.cli import main
-from jaxdiff.images import read_image, to_uint8, write_image
-from jaxdiff.operators import residual_ratio
+from jaxdiff.cli.damage import estimate_sigma
+from jaxdiff.cli.main import main
+from jaxdiff.cli.request import Restore
+from jaxdiff.images.files import read_image, to_uint8, write_image
+from jaxdiff.networks.unet import UNetConfig
+from jaxdiff.priors.storage import PriorConfig, save_prior
 from jaxdiff.runs import restore as restoring
-from jaxdiff.runs.damage import estimate_sigma
-from jaxdiff.runs.names import METHODS
-from jaxdiff.runs.presets import HyperParameters, make_run, matched_time
-from jaxdiff.runs.request import Restore
-from jaxdiff.unet import UNetConfig
+from jaxdiff.runs.methods import METHODS, HyperParameters, make_run, matched_time
 from tests.conftest import gaussian_denoiser, random_weights
 
 TINY = UNetConfig(16, 4, (1, 2), 1, (8,), num_heads=1, norm_groups=2)

@@ -6,13 +6,12 @@ import pytest
 from rich.console import Console
 
 from jaxdiff import DDPM, DPS, time_grid
-from jaxdiff.diagnostics import Diagnose, Diagnosis
-from jaxdiff.memory import Plan
-from jaxdiff.operators import residual_ratio
+from jaxdiff.chains.memory import Plan
+from jaxdiff.metrics.diagnosis import Diagnose, Diagnosis
 from jaxdiff.runs import runner
-from jaxdiff.runs.errors import UserError
+from jaxdiff.errors import UserError
 from jaxdiff.runs.folder import read_npz
-from jaxdiff.runs.presets import Run
+from jaxdiff.runs.methods import Run
 from jaxdiff.runs.runner import draw, sample_keys
 from jaxdiff.runs.scores import residual_text
 from tests.conftest import SIGMA_Y, small_problem

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff import DDIM, DDPM, DPS, DPSLikelihood, DPSNorm, GaussianDenoiser, ScoreALD, SDEdit, sample, sample_many
+from jaxdiff import DDIM, DDPM, DPS, DPSLikelihood, DPSNorm, GaussianPrior, ScoreALD, SDEdit, sample, sample_many
 from jaxdiff.operators import Identity, RandomMask
 from jaxdiff.samplers import over_gamma, over_variance, scale_gamma, scale_zeta, twice_over_variance
 from jaxdiff.samplers.dps import residual_gradient
@@ -99,7 +99,7 @@ def test_no_guidance_is_exactly_ddpm(sampler):
     np.testing.assert_allclose(run(sampler, KEYS[0]), run(ddpm, KEYS[0]), atol=1e-6)
 
 
-def chain_moments(denoiser: GaussianDenoiser, times, eta=None):
+def chain_moments(denoiser: GaussianPrior, times, eta=None):
     """Exact mean and variance of the end of a chain: with a Gaussian prior every step is affine."""
     schedule = denoiser.schedule
     log_alpha_bar = np.append(np.cumsum(np.log1p(-np.linspace(1e-4, 0.02, 1000))), 0.0)

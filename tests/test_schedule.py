@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from jaxdiff import Denoiser, time_grid
-from jaxdiff.denoiser import Prediction
+from jaxdiff.priors.denoiser import Prediction
 from jaxdiff.pytree import pytree, static
-from jaxdiff.sampling import ancestral_step
+from jaxdiff.samplers.base import ancestral_step
 from jaxdiff.schedule import cosine, from_betas, linear
 
 BETAS = np.linspace(1e-4, 0.02, 1000)

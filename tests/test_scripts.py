@@ -15,12 +15,12 @@ import pytest
 from PIL import Image
 
 from experiments import compare, train_faces
-from experiments.problems import held_out_face
+from experiments.shared.problems import held_out_face
 from jaxdiff import PriorError, load_prior
-from jaxdiff.checkpoint import PriorConfig, parameters, save_prior
-from jaxdiff.images import read_image, write_image
-from jaxdiff.runs.errors import UserError
-from jaxdiff.unet import UNetConfig
+from jaxdiff.images.files import read_image, write_image
+from jaxdiff.networks.unet import UNetConfig
+from jaxdiff.priors.storage import PriorConfig, parameters, save_prior
+from jaxdiff.errors import UserError
 from tests.conftest import random_weights
 
 ROOT = Path(__file__).parent.parent

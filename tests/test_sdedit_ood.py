@@ -10,15 +10,15 @@ import pytest
 from rich.console import Console
 
 from experiments import out_of_distribution, problems, realism, sdedit
-from experiments.panda import draw_panda
-from experiments.realism import NOISE_DRAWS, denoising_error, fit_ruler
-from experiments.setup import Experiment
-from jaxdiff import DDPM, GaussianDenoiser, load_prior
-from jaxdiff.checkpoint import PriorConfig, save_prior
-from jaxdiff.gaussian import Diagonal
-from jaxdiff.images import read_image, write_image
-from jaxdiff.metrics import psnr
-from jaxdiff.runs.errors import UserError
+from experiments.out_of_distribution.panda import draw_panda
+from experiments.shared.realism import NOISE_DRAWS, denoising_error, fit_ruler
+from experiments.shared.setup import Experiment
+from jaxdiff import DDPM, GaussianPrior, load_prior
+from jaxdiff.images.files import read_image, write_image
+from jaxdiff.metrics.pixels import psnr
+from jaxdiff.priors.gaussian import Diagonal
+from jaxdiff.priors.storage import PriorConfig, save_prior
+from jaxdiff.errors import UserError
 from jaxdiff.runs.runner import Drawn, Timing
 from jaxdiff.schedule import linear
 from tests.conftest import random_weights
@@ -76,7 +76,7 @@ def test_a_ruler_tells_damage_from_identity_whatever_the_units():
 
 def test_denoising_error_is_the_closed_form_on_a_gaussian_prior():
     schedule, variance = linear(), 0.01
-    prior = GaussianDenoiser(jnp.zeros((16, 16, 3)), Diagonal(jnp.full((16, 16, 3), variance)), schedule)
+    prior = GaussianPrior(jnp.zeros((16, 16, 3)), Diagonal(jnp.full((16, 16, 3), variance)), schedule)
     away = 0.3
     found = denoising_error(prior, jnp.stack([jnp.zeros((16, 16, 3)), jnp.full((16, 16, 3), away)]))
     expected = np.zeros(2)

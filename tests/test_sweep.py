@@ -15,18 +15,18 @@ from rich.console import Console
 
 from experiments import grids, sweep
 from experiments.chains import PerChain, count_compilations, join
-from experiments.curves import Curve, Point, between_neighbours, draw_curves, markdown_table
-from experiments.grids import Grid, read_gammas, read_zetas
-from experiments.problems import Problem
+from experiments.shared.problems import Problem
+from experiments.sweep.curves import Curve, Point, between_neighbours, draw_curves, markdown_table
+from experiments.sweep.grids import Grid, read_gammas, read_zetas
 from jaxdiff import DPS, ScoreALD, sample_many, time_grid
-from jaxdiff.checkpoint import PriorConfig, save_prior
-from jaxdiff.images import read_image, write_image
+from jaxdiff.images.files import read_image, write_image
+from jaxdiff.networks.unet import UNetConfig
 from jaxdiff.operators import Identity
-from jaxdiff.runs.errors import UserError
-from jaxdiff.runs.presets import Run
+from jaxdiff.priors.storage import PriorConfig, save_prior
+from jaxdiff.errors import UserError
+from jaxdiff.runs.methods import Run
 from jaxdiff.runs.runner import draw
 from jaxdiff.samplers import over_variance, scale_zeta
-from jaxdiff.unet import UNetConfig
 from tests.conftest import SIGMA_Y, random_weights, small_problem
 
 TINY = UNetConfig(16, 8, (1,), 1, (), num_heads=2, out_channels=6, norm_groups=4)

@@ -12,10 +12,10 @@ from flax import nnx
 
 from convert_weights.unet import from_torch
 from jaxdiff import DPS, Denoiser, DPSNorm, sample
-from jaxdiff.checkpoint import with_parameters
+from jaxdiff.networks.unet import FFHQ_256, UNet
 from jaxdiff.operators import Mask
+from jaxdiff.priors.storage import with_parameters
 from jaxdiff.schedule import linear, time_grid
-from jaxdiff.unet import FFHQ_256, UNet
 from tests import reference
 from tests.golden.make_unet_parity import draw_weights, make_torch_unet
 

@@ -10,9 +10,9 @@ import pytest
 from flax import nnx
 from scipy.stats import norm
 
-from jaxdiff.checkpoint import with_parameters
-from jaxdiff.schedule import linear
-from jaxdiff.train import (
+from jaxdiff.networks.unet import UNet, UNetConfig
+from jaxdiff.priors.storage import with_parameters
+from jaxdiff.priors.training import (
     TrainState,
     average_weights,
     diffusion_loss,
@@ -21,7 +21,7 @@ from jaxdiff.train import (
     stratified_times,
     variational_bound,
 )
-from jaxdiff.unet import UNet, UNetConfig
+from jaxdiff.schedule import linear
 from tests.conftest import random_weights
 
 # Two sizes, because compiling is what these tests spend their time on.

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from jaxdiff import DDIM, DDPM, DPS, Denoiser, DPSLikelihood, DPSNorm, ScoreALD, SDEdit, sample
-from jaxdiff.denoiser import Variance
 from jaxdiff.operators import Blur, Mask
+from jaxdiff.priors.denoiser import Variance
 from jaxdiff.samplers import over_gamma, over_variance, twice_over_variance
 from jaxdiff.schedule import linear, time_grid
 from tests import reference

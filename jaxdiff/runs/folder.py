@@ -1,13 +1,11 @@
 """Result folders: what a run was asked for, what it wrote, and whether it may be continued."""
 
-import csv
 import io
 import json
-import os
 import platform
 import shlex
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
@@ -19,27 +17,10 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxdiff import __version__
-from jaxdiff.checkpoint import parameters
-from jaxdiff.denoiser import Denoiser
-from jaxdiff.runs.errors import UserError
-
-Row = dict[str, str | int | float]
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a file that is complete or absent."""
-    partial = path.with_name(f".{path.name}.partial")
-    data = content.encode() if isinstance(content, str) else content
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        raise OSError(error.errno, f"cannot be written: {error.strerror}", str(path)) from error
-    finally:
-        partial.unlink(missing_ok=True)
+from jaxdiff.disk import write_atomically
+from jaxdiff.priors.denoiser import Denoiser
+from jaxdiff.priors.storage import parameters
+from jaxdiff.errors import UserError
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -53,16 +34,6 @@ def write_npz(path: Path, **arrays: ArrayLike) -> None:
     named: dict[str, Any] = {name: np.asarray(array) for name, array in arrays.items()}
     np.savez(buffer, **named)
     write_atomically(path, buffer.getvalue())
-
-
-def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """Writes rows with the same keys as a table."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
-    write_atomically(path, text.getvalue())
 
 
 def environment() -> dict[str, Any]:
@@ -85,14 +56,14 @@ def digest(*arrays: ArrayLike) -> str:
     return found.hexdigest()
 
 
-def describe(denoiser: Denoiser) -> dict[str, Any]:
+def describe_prior(prior: Denoiser) -> dict[str, Any]:
     """Returns what to write down about a prior: what it predicts, and a fingerprint of its weights."""
-    network: Any = denoiser.network
+    network: Any = prior.network
     weights = parameters(network)
     return {
-        "target": denoiser.target,
-        "variance": denoiser.variance,
-        "image_shape": list(denoiser.image_shape),
+        "target": prior.target,
+        "variance": prior.variance,
+        "image_shape": list(prior.image_shape),
         "weights_sha256": digest(*(weights[name] for name in sorted(weights))),
     }
 

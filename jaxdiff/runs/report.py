@@ -14,11 +14,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from jaxdiff.diagnostics import Diagnosis, Verdict
-from jaxdiff.images import heat, to_uint8
+from jaxdiff.disk import write_atomically
+from jaxdiff.images.files import to_uint8
+from jaxdiff.images.grid import heat
+from jaxdiff.metrics.diagnosis import Diagnosis, Verdict
 from jaxdiff.runs.chart import chart
-from jaxdiff.runs.folder import Row, write_atomically
 from jaxdiff.runs.scores import HIGHER_IS_BETTER, LABELS, NOT_AVAILABLE, mean_and_std
+from jaxdiff.runs.tables import Row
 
 SHOWN = 256
 """Pixels on the screen that the height of a smaller image fills, as far as a whole number of times goes."""

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, field
-from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,53 +15,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 
-from jaxdiff.chains import Progress, fitting, plan, sample_segments
-from jaxdiff.devices import share_out
-from jaxdiff.diagnostics import Diagnose, Diagnosis
-from jaxdiff.images import to_uint8
-from jaxdiff.runs.cores import devices_for
-from jaxdiff.runs.errors import UserError
+from jaxdiff.chains.devices import share_out
+from jaxdiff.chains.many import Progress, fitting, plan, sample_segments
+from jaxdiff.images.files import to_uint8
+from jaxdiff.metrics.diagnosis import Diagnosis
+from jaxdiff.errors import UserError
 from jaxdiff.runs.folder import read_npz, write_npz
-from jaxdiff.runs.presets import Run
+from jaxdiff.runs.methods import Run
+from jaxdiff.runs.platform import devices_for
+from jaxdiff.samplers.base import Observer
 
 SNAPSHOTS = 20
 """Segments of a run: how often it can be looked at, and how much of it a kill can cost at most."""
 
 KEEP_EVERY = 1.0
 """Seconds between two writings of the file from which a killed run goes on, at least."""
-
-_COMPILE_EVENTS = (
-    "/jax/core/compile/jaxpr_trace_duration",
-    "/jax/core/compile/jaxpr_to_mlir_module_duration",
-    "/jax/core/compile/backend_compile_duration",
-)
-
-
-@dataclass
-class Compilation:
-    """What compiling cost.
-
-    Attributes:
-        seconds: tracing, lowering and compiling, together.
-    """
-
-    seconds: float = 0.0
-
-
-@contextmanager
-def compile_meter() -> Iterator[Compilation]:
-    """Adds up what JAX spends on compiling inside the block."""
-    meter = Compilation()
-
-    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
-        if event in _COMPILE_EVENTS:
-            meter.seconds += duration_secs
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield meter
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 @dataclass(frozen=True)
@@ -114,7 +81,7 @@ class _Sitting:
     seen: list[Diagnosis] = field(default_factory=list)
     earlier: Timing = Timing(0.0, 0.0)
     after: Progress | None = None
-    compilation: Compilation = field(default_factory=Compilation)
+    compiling: float = 0.0
     started: float = field(default_factory=time.monotonic)
     kept: float = field(default_factory=time.monotonic)
 
@@ -124,9 +91,8 @@ class _Sitting:
 
     @property
     def timing(self) -> Timing:
-        compiling = self.compilation.seconds
-        running = max(time.monotonic() - self.started - compiling, 0.0)
-        return Timing(self.earlier.compile_seconds + compiling, self.earlier.run_seconds + running)
+        running = max(time.monotonic() - self.started - self.compiling, 0.0)
+        return Timing(self.earlier.compile_seconds + self.compiling, self.earlier.run_seconds + running)
 
     def read(self, run: Run, keys: PRNGKeyArray, observed: bool) -> None:
         """Finds where an earlier sitting with batches of the same size, observed alike, stood."""
@@ -149,6 +115,7 @@ class _Sitting:
 
     def add(self, progress: Progress, images: Float[np.ndarray, "n h w c"], num_samples: int) -> None:
         """Takes in what a segment gave: what was seen, the first chain, and the samples of a batch that is done."""
+        self.compiling = progress.compile_seconds
         if progress.seen is not None:
             self.seen.append(jax.tree.map(np.asarray, progress.seen))
         if progress.batch == 0:
@@ -219,9 +186,8 @@ def draw(
     console: Console,
     *,
     batch_size: int | Literal["auto"] | None = None,
-    to_image: Callable[[Any], Float[Array, "n h w c"]] = lambda state: state,
     residual: Callable[[Float[Array, "n h w c"]], str] | None = None,
-    observer: Diagnose | None = None,
+    observer: Observer | None = None,
 ) -> Drawn:
     """Draws one sample per key behind a progress bar, going on from where a killed run stood.
 
@@ -234,9 +200,8 @@ def draw(
         console: where to draw the bar.
         batch_size: samples drawn at once, as for `sample_segments`, shared by all devices of this process; all by
             default, `auto` for as many as fit. Going on with another size starts the chains anew.
-        to_image: takes the images out of the chains' states.
         residual: says in a few words how far estimates `x0_hat` are from the data.
-        observer: looks at every step of every chain, whose state must be an image.
+        observer: looks at every step of every chain.
 
     Raises:
         UserError: if a chain is not finite any more, or a file of an earlier run is damaged.
@@ -245,9 +210,7 @@ def draw(
     if store.exists():
         kept = read_npz(store)
         return Drawn(kept["samples"], kept["frames"], Timing(*kept["seconds"].tolist()), True, _curve(kept))
-    started = jax.eval_shape(run.sampler.init, keys[0], run.times[0])
-    shapes = [leaf.shape for leaf in jax.tree.leaves(started)]
-    devices, num_steps = devices_for(max(shapes, key=prod)), len(run.times) - 1
+    devices, num_steps = devices_for(image_shape(run.sampler, int(run.times[0]))), len(run.times) - 1
     segment = max(num_steps // SNAPSHOTS, 1)
     if batch_size == "auto":
         found = plan(run.sampler, run.times, segment=segment, observer=observer, devices=devices)
@@ -259,7 +222,7 @@ def draw(
     sitting = _Sitting(store, batch_size)
     sitting.read(run, keys, observer is not None)
     total = num_steps * -(-len(keys) // sitting.batch_size)
-    with compile_meter() as sitting.compilation, _progress_bar(title, total, console) as update:
+    with _progress_bar(title, total, console) as update:
         for progress in sample_segments(
             run.sampler,
             keys,
@@ -271,12 +234,18 @@ def draw(
             after=sitting.after,
             devices=devices if len(devices) > 1 else None,
         ):
-            images = np.asarray(to_image(progress.state))
+            images = np.asarray(jax.vmap(run.sampler.image)(progress.state))
             _check_finite(title, images, progress, run.times)
             sitting.add(progress, images, len(keys))
             update(progress.batch * num_steps + progress.step, residual(progress.x0_hat) if residual else "")
             sitting.keep(progress)
     return sitting.finish()
+
+
+def image_shape(sampler: Any, t: int) -> tuple[int, ...]:
+    """Returns the shape of a sampler's images."""
+    start = jax.eval_shape(sampler.init, jax.eval_shape(lambda: jax.random.key(0)), t)
+    return jax.eval_shape(sampler.image, start).shape
 
 
 def _kept_batch_size(store: Path) -> int | None:

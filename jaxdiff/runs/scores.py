@@ -7,18 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxdiff.diagnostics import Diagnosis, Verdict, verdict
-from jaxdiff.lpips import LPIPS, LPIPSWeightsNotFound, load_lpips
-from jaxdiff.metrics import psnr, ssim
-from jaxdiff.operators import Operator, residual_ratio
-from jaxdiff.runs.folder import Row
+from jaxdiff.measurement import Measurement
+from jaxdiff.metrics.diagnosis import Diagnosis, Remedies, Verdict, verdict
+from jaxdiff.metrics.lpips import LPIPS, LPIPSWeightsNotFound, load_lpips
+from jaxdiff.metrics.pixels import psnr, ssim
+from jaxdiff.runs.methods import METHODS
+from jaxdiff.runs.tables import Row
 
 NOT_AVAILABLE = "n/a"
 HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "lpips_vgg": False, "lpips_alex": False}
 LABELS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "lpips_vgg": "LPIPS (vgg)", "lpips_alex": "LPIPS (alex)"}
 
 _all_psnr, _all_ssim = (jax.jit(jax.vmap(metric, (0, None))) for metric in (psnr, ssim))
-_all_residual_ratios = jax.jit(jax.vmap(residual_ratio, (None, None, 0, None)))
+_all_ratios = jax.jit(jax.vmap(Measurement.residual_ratio, (None, 0)))
 
 
 def load_lpips_nets() -> tuple[dict[str, LPIPS], list[str]]:
@@ -34,9 +35,7 @@ def load_lpips_nets() -> tuple[dict[str, LPIPS], list[str]]:
 
 def score(
     samples: Float[np.ndarray, "n h w c"],
-    operator: Operator,
-    y: Array,
-    sigma_y: float,
+    measurement: Measurement,
     *,
     truth: Float[Array, "h w c"] | None = None,
     nets: Mapping[str, LPIPS] | None = None,
@@ -45,9 +44,7 @@ def score(
 
     Args:
         samples: one per seed.
-        operator: the forward model.
-        y: the measurement.
-        sigma_y: standard deviation of its noise, in [-1, 1] units; without noise the residual ratio reads "n/a".
+        measurement: what they should agree with; without noise the residual ratio reads "n/a".
         truth: the image measured, if it is known; otherwise there is only the residual ratio.
         nets: LPIPS networks by column; a column whose network is missing reads "n/a".
     """
@@ -60,30 +57,32 @@ def score(
             net = (nets or {}).get(name)
             distances = [] if net is None else np.asarray(jax.vmap(net, (0, None))(clipped, truth)).tolist()
             columns[name] = distances or [NOT_AVAILABLE] * len(samples)
-    ratio = [NOT_AVAILABLE] * len(samples)
-    if sigma_y > 0:
-        ratio = np.asarray(_all_residual_ratios(operator, y, clipped, sigma_y)).tolist()
-    columns["residual_ratio"] = ratio
+    columns["residual_ratio"] = (
+        [NOT_AVAILABLE] * len(samples)
+        if measurement.noiseless
+        else np.asarray(_all_ratios(measurement, clipped)).tolist()
+    )
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def judge(
-    samples: Float[np.ndarray, "n h w c"], operator: Operator, y: Array, sigma_y: float, diagnosis: Diagnosis | None
+    samples: Float[np.ndarray, "n h w c"], measurement: Measurement, diagnosis: Diagnosis | None, method: str
 ) -> tuple[Verdict, list[str]]:
     """Returns the verdict on all samples, clipped to [-1, 1], and the word for every one alone.
 
     Args:
         samples: one per seed.
-        operator: the forward model.
-        y: the measurement.
-        sigma_y: standard deviation of its noise, in [-1, 1] units, or 0.
+        measurement: what they should agree with.
         diagnosis: what was observed of every sample's chain, if it was.
+        method: a key of `METHODS`, whose flags may help.
     """
-    ratios = np.asarray(_ratios(operator, y, jnp.clip(jnp.asarray(samples), -1, 1), sigma_y or 1.0))
+    ratios = np.asarray(_all_ratios(measurement, jnp.clip(jnp.asarray(samples), -1, 1)))
+    row = METHODS[method]
+    remedies = Remedies(row.weaker, row.stronger, row.sees_data)
 
     def of(chosen: slice) -> Verdict:
         seen = None if diagnosis is None else Diagnosis(*(leaf[chosen] for leaf in diagnosis))
-        return verdict(ratios[chosen], seen, sigma_y)
+        return verdict(ratios[chosen], seen, noiseless=measurement.noiseless, remedies=remedies)
 
     return of(slice(None)), [of(slice(k, k + 1)).word for k in range(len(ratios))]
 
@@ -96,13 +95,7 @@ def mean_and_std(values: Sequence[object]) -> tuple[float, float] | None:
     return float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else 0.0
 
 
-def residual_text(operator: Operator, y: Array, sigma_y: float) -> Callable[[Float[Array, "n h w c"]], str]:
-    """Returns a function that tells how far estimates are from the data, on average over the chains.
-
-    With noise it is `||y - A x0_hat|| / (sigma_y sqrt(m))`, otherwise the root mean square of the residual.
-    """
-    unit, words = (sigma_y, "residual {:.2f} x noise") if sigma_y > 0 else (1.0, "residual {:.3f}")
-    return lambda x0_hat: words.format(float(jnp.mean(_ratios(operator, y, x0_hat, unit))))
-
-
-_ratios = jax.jit(jax.vmap(residual_ratio, (None, None, 0, None)))
+def residual_text(measurement: Measurement) -> Callable[[Float[Array, "n h w c"]], str]:
+    """Returns a function that says how far estimates are from the data, on average over the chains."""
+    words = "residual {:.3f}" if measurement.noiseless else "residual {:.2f} x noise"
+    return lambda x0_hat: words.format(float(jnp.mean(_all_ratios(measurement, x0_hat))))

@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxdiff.denoiser import Prediction, Prior
+from jaxdiff.priors.denoiser import Prediction, Prior, Time
 from jaxdiff.pytree import pytree
-from jaxdiff.sampling import Time, perturb
+from jaxdiff.samplers.base import ImageSampler, renoise
 
 
 @pytree
-class DDIM:
+class DDIM(ImageSampler):
     r"""Denoising diffusion with as much fresh noise as one asks for: none (`eta = 0`) up to DDPM's (`eta = 1`).
 
     .. math::
@@ -18,32 +18,32 @@ class DDIM:
         \sigma = \eta \frac{\sigma_s}{\sigma_t} \sqrt{1 - \bar\alpha_t / \bar\alpha_s}, \quad
         \hat\epsilon = (x_t - \alpha_t \hat x_0) / \sigma_t
 
-    `eps_hat` follows from the clipped `x0_hat`, as in guided-diffusion.
+    `eps_hat` follows from the clipped `x0_hat`, as in guided-diffusion. Where time rises, `s >= t`, the step is that of
+    the forward process, `renoise`.
 
     Args:
-        denoiser: the prior; its variance plays no part.
+        prior: the prior, guided or not; its variance plays no part.
         eta: fraction of DDPM's (`fixed_small`) noise, from 0 to 1.
 
     References:
         Song et al., 2020, https://arxiv.org/abs/2010.02502, equations 12 and 16.
     """
 
-    denoiser: Prior
+    prior: Prior
     eta: float = 0.0
-
-    def init(self, key: PRNGKeyArray, t: Time) -> Float[Array, "h w c"]:
-        """Draws noise of the level of time `t`."""
-        return perturb(self.denoiser.schedule, key, jnp.zeros(self.denoiser.image_shape), t)
 
     def step(
         self, key: PRNGKeyArray, x_t: Float[Array, "h w c"], t: Time, s: Time
     ) -> tuple[Float[Array, "h w c"], Prediction]:
         """Takes one DDIM step."""
-        schedule = self.denoiser.schedule
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
-        prediction = self.denoiser.predict(x_t, t)
+        schedule, falls = self.prior.schedule, jnp.asarray(s) < t
+        # Times that make the formula finite in the branch that is not taken.
+        at, to = jnp.where(falls, t, 1), jnp.where(falls, s, 0)
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(at), schedule(to)
+        prediction = self.prior.predict(x_t, t)
         eps_hat = (x_t - alpha_t * prediction.x0_hat) / sigma_t
-        variance = self.eta**2 * schedule.posterior_variance(t, s)
+        variance = self.eta**2 * schedule.posterior_variance(at, to)
         # Rounding can take the difference below zero where sigma_s is small.
         x_s = alpha_s * prediction.x0_hat + jnp.sqrt(jnp.maximum(sigma_s**2 - variance, 0.0)) * eps_hat
-        return x_s + jnp.sqrt(variance) * jax.random.normal(key, x_t.shape), prediction
+        down = x_s + jnp.sqrt(variance) * jax.random.normal(key, x_t.shape)
+        return jnp.where(falls, down, renoise(schedule, key, x_t, t, s)), prediction

@@ -1,20 +1,17 @@
 """Diffusion posterior sampling in its three published forms, which share a direction and differ in length."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxdiff.denoiser import Prediction, Prior
+from jaxdiff.measurement import Measurement
+from jaxdiff.priors.denoiser import Prediction, Prior, Time
 from jaxdiff.pytree import pytree
-from jaxdiff.sampling import Time, ancestral_step, check_measurement, perturb
-
-Operator = Callable[[Array], Array]
+from jaxdiff.samplers.base import ImageSampler, ancestral_step
 
 
 def residual_gradient(
-    denoiser: Prior, operator: Operator, y: Array, x_t: Float[Array, "h w c"], t: Time
+    prior: Prior, measurement: Measurement, x_t: Float[Array, "h w c"], t: Time
 ) -> tuple[Float[Array, ""], Float[Array, "h w c"], Prediction]:
     """Runs the network once, forward and back.
 
@@ -22,9 +19,9 @@ def residual_gradient(
         `||y - A(x0_hat(x_t))||^2`, its gradient in `x_t`, and the prediction.
     """
 
-    def squared_residual(x_t):
-        prediction = denoiser.predict(x_t, t)
-        return jnp.sum((y - operator(prediction.x0_hat)) ** 2), prediction
+    def squared_residual(x_t: Array) -> tuple[Array, Prediction]:
+        prediction = prior.predict(x_t, t)
+        return jnp.sum(jnp.abs(measurement.residual(prediction.x0_hat)) ** 2), prediction
 
     (squared, prediction), gradient = jax.value_and_grad(squared_residual, has_aux=True)(x_t)
     return squared, gradient, prediction
@@ -37,7 +34,7 @@ def divide(x: Float[Array, "..."], squared_length: Float[Array, ""]) -> Float[Ar
 
 
 @pytree
-class DPS:
+class DPS(ImageSampler):
     r"""The form of the reports: the gradient of the squared residual scaled to unit length.
 
     .. math:: x_s = \mathrm{DDPM}(x_t) - \zeta\, g / \lVert g \rVert, \qquad
@@ -46,57 +43,50 @@ class DPS:
     Every step has length `zeta`, whatever the residual and whatever `sigma_y`.
 
     Args:
-        denoiser: the prior.
-        operator: the forward model `A`, differentiable.
-        y: the measurement.
+        prior: the prior.
+        measurement: of a differentiable operator; its noise plays no part.
         zeta: length of a step, an absolute norm over the image. The reports use 1.0 for box inpainting (Zhu, Jacques)
             and 0.3 for Gaussian deblurring (Zhu, Jacques), both at 256x256x3 in 1000 steps; 1.0 is best for random
             inpainting in PSNR (Jacques: 32.6 dB, against 22.4 dB with the 0.1 that Zhu prints). See `scale_zeta`.
 
     Raises:
-        ValueError: if `y` does not have the shape that `operator` gives.
+        ValueError: if the measurement is not of images of the prior's shape.
 
     References:
         Zhu's report, equations 9 and 10; Jacques' report, equation 13.
         Chung et al., 2022, https://arxiv.org/abs/2209.14687, algorithm 1 (the original).
     """
 
-    denoiser: Prior
-    operator: Operator
-    y: Float[Array, "..."]
+    prior: Prior
+    measurement: Measurement
     zeta: float
 
     def __post_init__(self) -> None:
-        check_measurement(self.operator, self.y, self.denoiser.image_shape)
-
-    def init(self, key: PRNGKeyArray, t: Time) -> Float[Array, "h w c"]:
-        """Draws noise of the level of time `t`."""
-        return perturb(self.denoiser.schedule, key, jnp.zeros(self.denoiser.image_shape), t)
+        self.measurement.check(self.prior.image_shape)
 
     def step(
         self, key: PRNGKeyArray, x_t: Float[Array, "h w c"], t: Time, s: Time
     ) -> tuple[Float[Array, "h w c"], Prediction]:
         """Takes one ancestral step, then one of length `zeta` against the gradient."""
-        _, gradient, prediction = residual_gradient(self.denoiser, self.operator, self.y, x_t, t)
-        x_s = ancestral_step(self.denoiser.schedule, key, x_t, prediction, t, s)
+        _, gradient, prediction = residual_gradient(self.prior, self.measurement, x_t, t)
+        x_s = ancestral_step(self.prior.schedule, key, x_t, prediction, t, s)
         return x_s - self.zeta * divide(gradient, jnp.sum(gradient**2)), prediction
 
 
 @pytree
-class DPSNorm:
+class DPSNorm(ImageSampler):
     r"""The form of the authors' code: the gradient of the norm of the residual, not squared.
 
     .. math:: x_s = \mathrm{DDPM}(x_t) - \zeta\, \nabla_{x_t} \lVert y - A(\hat x_0(x_t)) \rVert
 
     Args:
-        denoiser: the prior.
-        operator: the forward model `A`, differentiable.
-        y: the measurement.
+        prior: the prior.
+        measurement: of a differentiable operator; its noise plays no part.
         zeta: step size; the authors' configurations have 0.3 for blurs and super-resolution, 0.5 for inpainting and
             1.0 for phase retrieval.
 
     Raises:
-        ValueError: if `y` does not have the shape that `operator` gives.
+        ValueError: if the measurement is not of images of the prior's shape.
 
     Deviations:
         The residual is one image's. The authors' code takes one norm over a whole batch, which couples its images.
@@ -105,73 +95,67 @@ class DPSNorm:
         Chung et al., 2022, https://arxiv.org/abs/2209.14687, algorithm 1, with the step size of its appendix.
     """
 
-    denoiser: Prior
-    operator: Operator
-    y: Float[Array, "..."]
+    prior: Prior
+    measurement: Measurement
     zeta: float
 
     def __post_init__(self) -> None:
-        check_measurement(self.operator, self.y, self.denoiser.image_shape)
-
-    def init(self, key: PRNGKeyArray, t: Time) -> Float[Array, "h w c"]:
-        """Draws noise of the level of time `t`."""
-        return perturb(self.denoiser.schedule, key, jnp.zeros(self.denoiser.image_shape), t)
+        self.measurement.check(self.prior.image_shape)
 
     def step(
         self, key: PRNGKeyArray, x_t: Float[Array, "h w c"], t: Time, s: Time
     ) -> tuple[Float[Array, "h w c"], Prediction]:
         """Takes one ancestral step, then one against the gradient of the norm."""
-        squared, gradient, prediction = residual_gradient(self.denoiser, self.operator, self.y, x_t, t)
-        x_s = ancestral_step(self.denoiser.schedule, key, x_t, prediction, t, s)
+        squared, gradient, prediction = residual_gradient(self.prior, self.measurement, x_t, t)
+        x_s = ancestral_step(self.prior.schedule, key, x_t, prediction, t, s)
         # grad ||r|| = grad ||r||^2 / (2 ||r||); differentiating the norm itself gives NaN at a zero residual.
         return x_s - self.zeta / 2 * divide(gradient, squared), prediction
 
 
 @pytree
-class DPSLikelihood:
-    r"""The form of the theory: the score of the Gaussian likelihood around `x0_hat`, in DDPM's step.
+class DPSLikelihood(ImageSampler):
+    r"""The form of the theory: the score of the likelihood around `x0_hat`, in DDPM's step.
 
-    .. math:: x_s = \mathrm{DDPM}(x_t) - \zeta\, \frac{\beta}{\sqrt{1 - \beta}}\,
-              \nabla_{x_t} \frac{\lVert y - A(\hat x_0(x_t)) \rVert^2}{2 \sigma_y^2}, \qquad
+    .. math:: x_s = \mathrm{DDPM}(x_t) + \zeta\, \frac{\beta}{\sqrt{1 - \beta}}\,
+              \nabla_{x_t} \log p(y \mid \hat x_0(x_t)), \qquad
               \beta = 1 - \bar\alpha_t / \bar\alpha_s
 
+    with any noise model; for Gaussian noise the logarithm is :math:`-\lVert y - A(\hat x_0) \rVert^2 / 2 \sigma_y^2`.
+
     Args:
-        denoiser: the prior.
-        operator: the forward model `A`, differentiable.
-        y: the measurement.
-        sigma_y: standard deviation of its noise, in [-1, 1] units; positive.
+        prior: the prior.
+        measurement: of a differentiable operator, with noise of any model.
         zeta: 1.0 for the likelihood itself.
 
     Raises:
-        ValueError: if `y` does not have the shape that `operator` gives.
+        ValueError: if the measurement is not of images of the prior's shape.
 
     References:
-        Chung et al., 2022, https://arxiv.org/abs/2209.14687, equations 11 and 16.
+        Chung et al., 2022, https://arxiv.org/abs/2209.14687, equations 11 and 16 (Gaussian), 19 (Poisson).
     """
 
-    denoiser: Prior
-    operator: Operator
-    y: Float[Array, "..."]
-    sigma_y: float
+    prior: Prior
+    measurement: Measurement
     zeta: float = 1.0
 
     def __post_init__(self) -> None:
-        check_measurement(self.operator, self.y, self.denoiser.image_shape)
-
-    def init(self, key: PRNGKeyArray, t: Time) -> Float[Array, "h w c"]:
-        """Draws noise of the level of time `t`."""
-        return perturb(self.denoiser.schedule, key, jnp.zeros(self.denoiser.image_shape), t)
+        self.measurement.check(self.prior.image_shape)
 
     def step(
         self, key: PRNGKeyArray, x_t: Float[Array, "h w c"], t: Time, s: Time
     ) -> tuple[Float[Array, "h w c"], Prediction]:
         """Takes one ancestral step shifted by the likelihood's score."""
-        schedule = self.denoiser.schedule
-        _, gradient, prediction = residual_gradient(self.denoiser, self.operator, self.y, x_t, t)
+
+        def log_likelihood(x_t: Array) -> tuple[Array, Prediction]:
+            prediction = self.prior.predict(x_t, t)
+            return self.measurement.log_likelihood(prediction.x0_hat), prediction
+
+        gradient, prediction = jax.grad(log_likelihood, has_aux=True)(x_t)
+        schedule = self.prior.schedule
         x_s = ancestral_step(schedule, key, x_t, prediction, t, s)
-        beta = schedule.beta(t, s)
-        weight = self.zeta * beta / jnp.sqrt(1 - beta) / (2 * self.sigma_y**2)
-        return x_s - weight * gradient, prediction
+        # Where time rises there is nothing to guide.
+        beta = jnp.maximum(schedule.beta(t, s), 0.0)
+        return x_s + self.zeta * beta / jnp.sqrt(1 - beta) * gradient, prediction
 
 
 def scale_zeta(zeta: float, image_shape: tuple[int, int, int], num_steps: int) -> float:

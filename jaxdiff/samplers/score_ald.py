@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxdiff.denoiser import Prediction, Prior
+from jaxdiff.measurement import Measurement
+from jaxdiff.priors.denoiser import Prediction, Prior, Time
 from jaxdiff.pytree import pytree, static
-from jaxdiff.sampling import Time, ancestral_step, check_measurement, perturb
+from jaxdiff.samplers.base import ImageSampler, ancestral_step
 
 Number = Array | float
 Weighting = Callable[[Number, Number], Number]
@@ -30,7 +31,7 @@ def twice_over_variance(sigma_y: Number, gamma: Number) -> Number:
 
 
 @pytree
-class ScoreALD:
+class ScoreALD(ImageSampler):
     r"""Score-based annealed Langevin dynamics, as the reports adapt it to an ancestral chain.
 
     .. math::
@@ -41,10 +42,8 @@ class ScoreALD:
     costs what DDPM's costs.
 
     Args:
-        denoiser: the prior.
-        operator: the forward model `A`, differentiable.
-        y: the measurement.
-        sigma_y: standard deviation of its noise, in [-1, 1] units.
+        prior: the prior.
+        measurement: of a differentiable operator, with Gaussian noise.
         gamma_clean: gamma at `t = 0`.
         gamma_noisy: gamma at `t = T - 1`. Larger than `gamma_clean`, the pull is weaker at high noise: gamma indexed by
             time (Jacques). Smaller, it fades as the run proceeds: gamma indexed by iteration (Zhu's text).
@@ -53,7 +52,7 @@ class ScoreALD:
             others poor.
 
     Raises:
-        ValueError: if `y` does not have the shape that `operator` gives.
+        ValueError: if the measurement is not of images of the prior's shape.
 
     Deviations:
         The reports differ from the paper: Langevin's step size is dropped, and the data are compared with `x_t`
@@ -63,31 +62,25 @@ class ScoreALD:
         Jalal et al., 2021, https://arxiv.org/abs/2108.01368 (the annealed likelihood).
     """
 
-    denoiser: Prior
-    operator: Callable[[Array], Array]
-    y: Float[Array, "..."]
-    sigma_y: float
+    prior: Prior
+    measurement: Measurement
     gamma_clean: float
     gamma_noisy: float
     weighting: Weighting = static(default=over_gamma)
 
     def __post_init__(self) -> None:
-        check_measurement(self.operator, self.y, self.denoiser.image_shape)
-
-    def init(self, key: PRNGKeyArray, t: Time) -> Float[Array, "h w c"]:
-        """Draws noise of the level of time `t`."""
-        return perturb(self.denoiser.schedule, key, jnp.zeros(self.denoiser.image_shape), t)
+        self.measurement.check(self.prior.image_shape)
 
     def step(
         self, key: PRNGKeyArray, x_t: Float[Array, "h w c"], t: Time, s: Time
     ) -> tuple[Float[Array, "h w c"], Prediction]:
         """Takes one ancestral step and one step towards the data."""
-        schedule = self.denoiser.schedule
-        prediction = self.denoiser.predict(x_t, t)
+        schedule = self.prior.schedule
+        prediction = self.prior.predict(x_t, t)
         x_s = ancestral_step(schedule, key, x_t, prediction, t, s)
-        pull = jax.grad(lambda x: -jnp.sum((self.y - self.operator(x)) ** 2) / 2)(x_t)
+        pull = jax.grad(lambda x: -jnp.sum(jnp.abs(self.measurement.residual(x)) ** 2) / 2)(x_t)
         gamma = self.gamma_clean + t / (schedule.num_times - 1) * (self.gamma_noisy - self.gamma_clean)
-        return x_s + self.weighting(self.sigma_y, gamma) * pull, prediction
+        return x_s + self.weighting(self.measurement.sigma_y, gamma) * pull, prediction
 
 
 def scale_gamma(gamma: float, weighting: Weighting, num_steps: int, num_times: int = 1000) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from convert_weights.unet import torch_shapes
-from jaxdiff.unet import UNetConfig
+from jaxdiff.networks.unet import UNetConfig
 
 PATH = Path(__file__).with_name("unet_parity.npz")
 

@@ -1,0 +1,164 @@
+"""Compares SDEdit, ScoreALD and DPS on box inpainting, random inpainting and Gaussian deblurring.
+
+    python -m experiments.compare
+    python -m experiments.compare --prior priors/ffhq-256 --image PHOTO.png --steps 1000
+    python -m experiments.compare --paper zhu --out results/zhu
+
+`--paper` takes the settings of a report where they are known, says what it leaves open, and puts its numbers beside
+ours; `--tasks` and `--methods` then choose among what it tries.
+
+Writes `report.html`, `figure.png`, `table.md`, `metrics.csv` (a row per task, method and seed), `config.json`,
+`measurements.npz`, and every image as a PNG. `--resume` goes on with an interrupted run.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from experiments.shared.cells import Cell, brightest, record, run_cell, sections, write_cells
+from experiments.shared.command import run_script
+from experiments.shared.papers import OURS, PAPERS, Paper, Variant
+from experiments.shared.problems import KINDS, TASKS, make_problem
+from experiments.shared.published import prior_of, published, remarks
+from experiments.shared.setup import Config, Experiment, begin
+from experiments.shared.tables import markdown_table, summary, without_missing
+from jaxdiff.disk import write_atomically
+from jaxdiff.images.files import write_image
+from jaxdiff.images.grid import heat, labelled_grid
+from jaxdiff.metrics.lpips import LPIPS
+from jaxdiff.priors.denoiser import Prior
+from jaxdiff.runs import report
+from jaxdiff.errors import UserError, check_name, check_names
+from jaxdiff.runs.folder import command_line, finish_folder
+from jaxdiff.runs.methods import METHODS, REPORTED, make_run
+from jaxdiff.runs.scores import load_lpips_nets
+from jaxdiff.runs.tables import Row, write_csv
+
+PROGRAM = "python -m experiments.compare"
+
+
+@dataclass(frozen=True)
+class Compare(Config):
+    """Settings of the comparison."""
+
+    paper: str | None = None
+    """Settings of a report: zhu, jacques, chin-zhang or qi; this project's own by default."""
+    tasks: tuple[str, ...] = tuple(TASKS)
+    """Some of: box, random, blur."""
+    methods: tuple[str, ...] = tuple(REPORTED)
+    """Some of: sdedit, score-ald, dps, dps-likelihood, tmpd, pigdm, mmps."""
+    out: Path = Path("results/compare")
+    """Folder of the results."""
+
+
+def choose(config: Compare, paper: Paper | None) -> list[tuple[str, Variant]]:
+    """Returns the tasks, each with every method to run on it."""
+    tasks = check_names(config.tasks, list(TASKS), "task")
+    methods = check_names(config.methods, list(METHODS), "method")
+    variants = [variant for variant in (paper.variants if paper else OURS) if variant.method in methods]
+    pairs = [(task, variant) for task in tasks for variant in variants if task in variant.chosen]
+    if not pairs:
+        raise UserError(f"--paper {config.paper} has no settings for these --tasks and --methods; leave them out.")
+    return pairs
+
+
+def run_cells(
+    config: Compare,
+    experiment: Experiment,
+    prior: Prior,
+    pairs: Sequence[tuple[str, Variant]],
+    nets: Mapping[str, LPIPS],
+) -> list[Cell]:
+    """Runs every method on its task."""
+    tasks = dict.fromkeys(task for task, _ in pairs)
+    problems = {task: make_problem(task, experiment.truth, config.sigma, config.seed) for task in tasks}
+    cells = []
+    for task, variant in pairs:
+        problem, chosen = problems[task], variant.chosen[task]
+        inputs = prior, problem.operator, problem.y, config.sigma, config.steps
+        run = make_run(variant.method, KINDS[task], *inputs, chosen)
+        cells.append(run_cell(config, experiment, problem, variant.name, run, nets))
+    return cells
+
+
+def figure(experiment: Experiment, cells: Sequence[Cell]) -> Float[np.ndarray, "H W 3"]:
+    """Draws truth, measurement, one sample per method, and the standard deviation over seeds.
+
+    A task has one row, or with more than four methods a second one for the standard deviations.
+    """
+    vmax = brightest(cells)
+    methods = list(dict.fromkeys(cell.method for cell in cells))
+    titles = ["truth", "measurement", *(method.replace(", ", "\n") for method in methods)]
+    two_rows = len(methods) > 4
+    rows, captions, names = [], [], []
+    for task in dict.fromkeys(cell.problem.task for cell in cells):
+        of_method = {cell.method: cell for cell in cells if cell.problem.task == task}
+        here = [of_method.get(method) for method in methods]
+        problem = next(iter(of_method.values())).problem
+        images = [experiment.truth, problem.y, *(cell and cell.drawn.samples[0] for cell in here)]
+        texts = ["", f"sigma {problem.sigma_y:g}", *(f"{cell.psnr} dB" if cell else "not run" for cell in here)]
+        maps = [cell and heat(cell.std, vmax) for cell in here]
+        means = [cell and f"mean {cell.std.mean():.3f}" for cell in here]
+        rows += [images, [None, None, *maps]] if two_rows else [[*images, *maps]]
+        captions += [texts, [None, None, *means]] if two_rows else [[*texts, *means]]
+        names += [TASKS[task].replace(" ", "\n"), *["std over\nseeds"] * two_rows]
+    if not two_rows:
+        titles += [f"std of\n{method}" for method in methods]
+    scale = max(1, round(128 / experiment.truth.shape[0]))
+    return labelled_grid(rows, titles, names, captions=captions, scale=scale)
+
+
+def write_report(
+    config: Compare,
+    experiment: Experiment,
+    cells: Sequence[Cell],
+    table: Sequence[Row],
+    said: Mapping[str, Sequence[str]],
+) -> None:
+    """Writes `report.html`."""
+    title = f"The settings of {PAPERS[config.paper].name}" if config.paper else "Three methods on three tasks"
+    blocks = [
+        report.command(command_line(PROGRAM, config)),
+        report.figure_file(config.out / "figure.png", "Of every method the first sample; the maps share one scale."),
+        report.table(without_missing(table), "Mean ± standard deviation over seeds."),
+    ]
+    for head, sentences in said.items():
+        items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
+        blocks += [report.heading(head), f"<ul>{items}</ul>"]
+    blocks += [*sections(experiment, cells), report.heading("Settings"), report.settings(record(cells))]
+    report.write_page(config.out / "report.html", title, blocks)
+
+
+def main(config: Compare) -> None:
+    """Runs the comparison and writes its folder."""
+    paper = None if config.paper is None else PAPERS[check_name(config.paper, list(PAPERS), "paper")]
+    pairs = choose(config, paper)
+    experiment = begin(config, PROGRAM)
+    console = experiment.console
+    said = remarks(paper, config.steps, experiment.denoiser)
+    for head, sentences in said.items():
+        console.print("\n  - ".join([head, *sentences]), soft_wrap=True, highlight=False, markup=False)
+    nets, missing = load_lpips_nets()
+    cells = run_cells(config, experiment, prior_of(paper, experiment.denoiser), pairs, nets)
+    rows = [row for cell in cells for row in cell.rows]
+    theirs = published(paper, experiment.denoiser)
+    table = markdown_table(rows, theirs)
+    words = [word for cell in cells for word in cell.judged[1]]
+    write_csv(config.out / "metrics.csv", [{**row, "verdict": word} for row, word in zip(rows, words, strict=True)])
+    write_atomically(config.out / "table.md", table)
+    write_cells(config, experiment, cells)
+    write_image(config.out / "figure.png", figure(experiment, cells))
+    finish_folder(config.out, {**record(cells), **said})
+    write_report(config, experiment, cells, summary(rows, theirs), said)
+    console.print(table, soft_wrap=True, highlight=False, markup=False)
+    for message in missing:
+        console.print(f"LPIPS reads n/a: {message}", soft_wrap=True, highlight=False, style="dim")
+    console.print(f"written to {config.out}: report.html, figure.png, table.md, metrics.csv", highlight=False)
+
+
+if __name__ == "__main__":
+    run_script(main, Compare, __doc__)

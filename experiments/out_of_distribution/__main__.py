@@ -1,0 +1,219 @@
+"""Restores what the prior has never seen: a red panda beside a face, by the same methods from the same damage.
+
+    python -m experiments.out_of_distribution
+    python -m experiments.out_of_distribution --prior priors/ffhq-256 --image ANIMAL.png --reference FACE.png
+
+Both images get the same mask, the same noise, and the same seeds. Beside the PSNR, three numbers that need no truth say
+whether one could have known: the residual, the standard deviation over seeds, and the denoising error, which is how
+badly the prior tells noise from image on the restored image itself.
+
+Writes `report.html`, `figure.png`, `one_step.png` (one-step denoising), `table.md`, `metrics.csv` (a row per image,
+task, method and seed), `config.json`, and every image as a PNG in `samples/`. `--resume` goes on with an interrupted
+run.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from experiments.denoise.levels import markdown
+from experiments.out_of_distribution.panda import draw_panda
+from experiments.out_of_distribution.signs import Result, Subject, std_of, table, told, words
+from experiments.shared.cells import brightest, record, run_cell, sections, write_cells
+from experiments.shared.command import run_script
+from experiments.shared.problems import KINDS, TASKS, held_out_face, make_problem, read_photo
+from experiments.shared.published import is_ffhq_256
+from experiments.shared.realism import denoising_error
+from experiments.shared.setup import Config, Experiment, load, open_results, settings_of, tell_noise
+from jaxdiff import Denoiser
+from jaxdiff.disk import write_atomically
+from jaxdiff.images.files import write_image
+from jaxdiff.images.grid import heat, labelled_grid
+from jaxdiff.metrics.lpips import LPIPS
+from jaxdiff.operators import Identity
+from jaxdiff.runs import report
+from jaxdiff.errors import UserError, check_names
+from jaxdiff.runs.folder import command_line, digest, finish_folder
+from jaxdiff.runs.methods import METHODS, REPORTED, make_run
+from jaxdiff.runs.runner import sample_keys
+from jaxdiff.runs.scores import load_lpips_nets, score
+from jaxdiff.runs.tables import write_csv
+from jaxdiff.samplers.base import perturb
+
+PROGRAM = "python -m experiments.out_of_distribution"
+
+
+@dataclass(frozen=True)
+class OutOfDistribution(Config):
+    """Settings of the comparison of a face with a stranger to the prior."""
+
+    image: Path | None = None
+    """A photo of what the prior has never seen; a drawn red panda by default."""
+    reference: Path | None = None
+    """A photo of what it has; a drawn face that was held out of training by default."""
+    tasks: tuple[str, ...] = tuple(TASKS)
+    """Some of: box, random, blur."""
+    methods: tuple[str, ...] = tuple(REPORTED)
+    """Some of: sdedit, score-ald, dps."""
+    denoise_at: int = 100
+    """Noise level of one-step denoising, as a time of the diffusion."""
+    seeds: int = 4
+    """Samples of everything."""
+    steps: int = 100
+    """Diffusion steps of a whole chain; the reports take 1000."""
+    out: Path = Path("results/out_of_distribution")
+    """Folder of the results."""
+
+
+def begin(config: OutOfDistribution) -> list[Subject]:
+    """Checks the flags, loads prior and images, and opens the result folder; returns the face and the stranger."""
+    experiment = load(config)
+    denoiser, console = experiment.denoiser, experiment.console
+    num_times, side = denoiser.schedule.num_times, denoiser.image_shape[0]
+    if not 0 <= config.denoise_at < num_times:
+        raise UserError(f"--denoise-at must be a time from 0 to {num_times - 1}, got {config.denoise_at}.")
+    if is_ffhq_256(denoiser) and config.reference is None:
+        raise UserError("--reference must name a photo of a face: to this prior a drawn face is a stranger, too.")
+    face = held_out_face(config.face, side) if config.reference is None else read_photo(config.reference, side)
+    stranger = draw_panda(side) if config.image is None else experiment.truth
+    settings = settings_of(config, replace(experiment, truth=stranger)) | {"reference_sha256": digest(face)}
+    open_results(config, PROGRAM, settings)
+    tell_noise(config, experiment)
+    subjects = []
+    for folder, name, image in (("face", "face", face), ("stranger", stranger_name(config), stranger)):
+        own = replace(config, out=config.out / "samples" / folder)
+        (own.out / "samples").mkdir(parents=True, exist_ok=True)
+        subjects.append(Subject(name, own, Experiment(denoiser, image, console)))
+    return subjects
+
+
+def stranger_name(config: OutOfDistribution) -> str:
+    """Returns what to call the image that the prior has never seen."""
+    return "red panda" if config.image is None else "stranger"
+
+
+def run_subject(
+    subject: Subject, denoise_at: int, tasks: Sequence[str], methods: Sequence[str], nets: Mapping[str, LPIPS]
+) -> Result:
+    """Denoises an image in one step, and restores it by every method from every task's measurement."""
+    config, experiment = subject.config, subject.experiment
+    truth, denoiser = experiment.truth, experiment.denoiser
+    experiment.console.print(f"{subject.name}:", highlight=False, style="bold")
+    noisy, denoised = map(np.asarray, one_step(denoiser, sample_keys(config.seed, config.seeds), truth, denoise_at))
+    scores = score(denoised, Identity(), truth, 0.0, truth=truth, nets=nets)
+    groups = [(denoised, [{"task": "denoise", "method": "one step", **row} for row in scores])]
+    cells = []
+    for task in tasks:
+        problem = make_problem(task, truth, config.sigma, config.seed)
+        inputs = KINDS[task], denoiser, problem.operator, problem.y, config.sigma, config.steps
+        for method in methods:
+            cell = run_cell(config, experiment, problem, METHODS[method], make_run(method, *inputs), nets)
+            cells.append(cell)
+            groups.append((cell.drawn.samples, cell.rows))
+    errors = denoising_error(denoiser, jnp.concatenate([samples for samples, _ in groups]))
+    stds = [std_of(samples) for samples, rows in groups for _ in rows]
+    rows = [row for _, rows in groups for row in rows]
+    extra = [{"std": std, "denoising_error": float(e)} for std, e in zip(stds, errors, strict=True)]
+    named = [{"image": subject.name, **row, **more} for row, more in zip(rows, extra, strict=True)]
+    return Result(subject, cells, noisy, denoised, named)
+
+
+@jax.jit
+def one_step(
+    denoiser: Denoiser, keys: PRNGKeyArray, truth: Float[Array, "h w 3"], t: int
+) -> tuple[Float[Array, "n h w 3"], Float[Array, "n h w 3"]]:
+    """Returns an image with noise, and what one run of the network makes of it, one per key."""
+    noisy = jax.vmap(lambda key: perturb(denoiser.schedule, jax.random.fold_in(key, t), truth, t))(keys)
+    return noisy, jax.vmap(lambda x_t: denoiser.predict(x_t, t).x0_hat)(noisy)
+
+
+def figure(results: Sequence[Result]) -> Float[np.ndarray, "H W 3"]:
+    """Draws two rows per task, face above stranger: truth, measurement, one sample per method, and their std."""
+    vmax = brightest([cell for result in results for cell in result.cells])
+    rows, captions, names = [], [], []
+    for task in dict.fromkeys(cell.problem.task for cell in results[0].cells):
+        for result in results:
+            cells = [cell for cell in result.cells if cell.problem.task == task]
+            maps = [heat(cell.std, vmax) for cell in cells] if len(cells[0].drawn.samples) > 1 else []
+            samples = [cell.drawn.samples[0] for cell in cells]
+            rows.append([result.subject.experiment.truth, cells[0].problem.y, *samples, *maps])
+            below = [f"std {cell.std.mean():.3f}" for cell in cells[: len(maps)]]
+            captions.append(["", "", *(f"{cell.psnr} dB" for cell in cells), *below])
+            names.append(f"{TASKS[task]}:".replace(" ", "\n") + f"\n{result.subject.name}")
+    methods = list(dict.fromkeys(cell.method for cell in results[0].cells))
+    heads = [f"std of\n{method}" for method in methods][: len(rows[0]) - 2 - len(methods)]
+    scale = max(1, round(128 / rows[0][0].shape[0]))
+    return labelled_grid(rows, ["truth", "measurement", *methods, *heads], names, captions=captions, scale=scale)
+
+
+def one_step_figure(results: Sequence[Result], t: int) -> Float[np.ndarray, "H W 3"]:
+    """Draws face above stranger: clean, noisy, denoised in one step, and the error."""
+    errors = [np.sqrt(((np.clip(r.denoised[0], -1, 1) - r.subject.experiment.truth) ** 2).mean(-1)) for r in results]
+    vmax = max(float(np.quantile(errors, 0.99)), 1e-6)
+    rows, captions = [], []
+    for result, error in zip(results, errors, strict=True):
+        rows.append([result.subject.experiment.truth, result.noisy[0], result.denoised[0], heat(error, vmax)])
+        psnr = told(result.values("denoise", "one step", "psnr"), 1)
+        captions.append(["", "", f"{psnr} dB", f"RMS {np.sqrt((error**2).mean()):.3f}"])
+    titles = ["clean", f"noisy, t = {t}", "denoised in\none step", "error"]
+    names = [result.subject.name.replace(" ", "\n") for result in results]
+    return labelled_grid(rows, titles, names, captions=captions, scale=max(1, round(128 / rows[0][0].shape[0])))
+
+
+def write_report(config: OutOfDistribution, results: Sequence[Result]) -> None:
+    """Writes `report.html`."""
+    name = stranger_name(config)
+    blocks = [
+        report.command(command_line(PROGRAM, config)),
+        report.paragraph(
+            f"A prior knows what it was trained on. Here a {name}, which it has never seen, is restored beside a face, "
+            "by the same methods, from the same damage and noise. All counts are about these two images."
+        ),
+        report.figure_file(
+            config.out / "figure.png", "One sample per method; PSNR over all seeds; maps share a scale."
+        ),
+        report.heading("Could one have known without the truth?"),
+        *(report.paragraph(sentence) for sentence in words(results)),
+        report.table(table(results), f"face → {name}, means over seeds; only the PSNR needs the truth"),
+        report.heading("Denoising in one step"),
+        report.figure_file(config.out / "one_step.png", "Both error maps share a scale; black is no error."),
+    ]
+    for result in results:
+        named = [replace(cell, method=f"{cell.method}, {result.subject.name}") for cell in result.cells]
+        blocks += sections(result.subject.experiment, named)
+    blocks += [report.heading("Settings"), report.settings(record(results[0].cells))]
+    report.write_page(config.out / "report.html", f"A face and a {name}", blocks)
+
+
+def main(config: OutOfDistribution) -> None:
+    """Restores both images and writes the folder."""
+    tasks = check_names(config.tasks, list(TASKS), "task")
+    methods = check_names(config.methods, list(METHODS), "method")
+    subjects = begin(config)
+    console = subjects[0].experiment.console
+    nets, missing = load_lpips_nets()
+    results = [run_subject(subject, config.denoise_at, tasks, methods, nets) for subject in subjects]
+    shown = markdown(table(results))
+    write_csv(config.out / "metrics.csv", [row for result in results for row in result.rows])
+    write_atomically(config.out / "table.md", shown)
+    for result in results:
+        write_cells(result.subject.config, result.subject.experiment, result.cells)
+    write_image(config.out / "figure.png", figure(results))
+    write_image(config.out / "one_step.png", one_step_figure(results, config.denoise_at))
+    found = {result.subject.name: record(result.cells) for result in results}
+    finish_folder(config.out, {**found, "found": words(results)})
+    write_report(config, results)
+    console.print(shown, *words(results), sep="\n", soft_wrap=True, highlight=False, markup=False)
+    for message in missing:
+        console.print(f"LPIPS reads n/a: {message}", soft_wrap=True, highlight=False, style="dim")
+    written = "report.html, figure.png, one_step.png, table.md, metrics.csv"
+    console.print(f"written to {config.out}: {written}", soft_wrap=True, highlight=False)
+
+
+if __name__ == "__main__":
+    run_script(main, OutOfDistribution, __doc__)

@@ -1,0 +1,38 @@
+"""How a script is run from the command line."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import tyro
+
+from jaxdiff.errors import exit_on_user_error
+from jaxdiff.runs.platform import keep_compiled_programs, use_all_cores
+
+INTERRUPTED = "the same command with --resume goes on where this one stopped"
+
+Config = TypeVar("Config")
+
+
+def run_script(
+    main: Callable[[Config], None],
+    config: type[Config],
+    description: str | None,
+    interrupted: str = INTERRUPTED,
+    *,
+    core_by_core: bool = True,
+) -> None:
+    """Reads the flags and runs a script; compiled programs are kept for the next start.
+
+    Args:
+        main: the script.
+        config: the dataclass of its flags.
+        description: the head of its help.
+        interrupted: what to say after Ctrl-C.
+        core_by_core: whether every core of a CPU is a device of its own.
+    """
+    with exit_on_user_error(interrupted):
+        flags = tyro.cli(config, description=description)
+        if core_by_core:
+            use_all_cores()
+        keep_compiled_programs()
+        main(flags)

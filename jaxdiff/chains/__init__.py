@@ -1,0 +1,1 @@
+"""Many chains at once: batches, devices, memory, chains that differ in numbers, programs on disk."""

@@ -1,0 +1,120 @@
+"""The damaged picture that `jaxdiff restore` is given: read, brought to the prior's size, and its forward model."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+from rich.console import Console
+
+from jaxdiff.cli.request import Restore
+from jaxdiff.images.fit import Fit, check_hidden, read_mask, read_picture
+from jaxdiff.images.kernels import check_kernel, read_kernel, scale_kernel
+from jaxdiff.measurement import measure
+from jaxdiff.operators import Blur, GaussianBlur, Identity, Mask, observed
+from jaxdiff.runs.methods import describe_sigma
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A damaged picture at the prior's size, and how it came about.
+
+    Attributes:
+        picture: the picture as given, at its own size.
+        fit: how it was brought to the prior's size.
+        hidden: which of its pixels are hidden; None unless inpainting.
+        operator: the forward model at the prior's size.
+        y: the measurement.
+        sigma_y: standard deviation of its noise, in [-1, 1] units, at the prior's size.
+        truth: the clean image, if the damage is simulated.
+    """
+
+    picture: Float[np.ndarray, "H W 3"]
+    fit: Fit
+    hidden: Bool[np.ndarray, "H W"] | None
+    operator: Any
+    y: Float[Array, "h w 3"]
+    sigma_y: float
+    truth: Float[Array, "h w 3"] | None
+
+
+def say(console: Console, text: str) -> None:
+    """Prints a line as it is."""
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+def read_damage(request: Restore, size: int, console: Console) -> Damage:
+    """Reads the picture and what belongs to it, brings them to the prior's size, and says how."""
+    picture = read_picture(request.damaged)
+    height, width, _ = picture.shape
+    fit = Fit(str(request.damaged), height, width, size, request.fit)
+    say(console, fit.describe())
+    hidden = None
+    if request.task == "inpaint":
+        hidden, operator = read_holes(request, fit, console)
+    elif request.task == "deblur":
+        operator = read_blur(request, fit, console)
+    else:
+        operator = Identity()
+    image = jnp.asarray(fit.apply(picture))
+    given = request.sigma_y
+    if request.simulate:
+        assert given is not None
+        key = jax.random.fold_in(jax.random.key(request.seed), 1)
+        damage = Damage(picture, fit, hidden, operator, measure(key, operator, image, given), given, image)
+    else:
+        # The mean of n pixels has 1 / sqrt(n) of their noise.
+        sigma_y = (estimate_sigma(picture) if given is None else given) / fit.scale
+        damage = Damage(picture, fit, hidden, operator, observed(operator, image) * image, sigma_y, None)
+    estimated = " (estimated from the picture; --sigma sets it)" if given is None else ""
+    averaged = (
+        f" after averaging {fit.scale:.3g} x {fit.scale:.3g} pixels" if fit.scale > 1 and not request.simulate else ""
+    )
+    say(console, f"noise: {describe_sigma(damage.sigma_y)}{averaged}{estimated}")
+    return damage
+
+
+def estimate_sigma(picture: Float[np.ndarray, "h w 3"]) -> float:
+    """Estimates the standard deviation of white noise, in [-1, 1] units, from the finest diagonal Haar details.
+
+    Their median absolute value over 0.6745, but at least the rounding error of 8 bits.
+
+    References:
+        Donoho & Johnstone, 1994, https://doi.org/10.1093/biomet/81.3.425
+    """
+    h, w, _ = picture.shape
+    x = picture[: h // 2 * 2, : w // 2 * 2]
+    details = (x[::2, ::2] - x[::2, 1::2] - x[1::2, ::2] + x[1::2, 1::2]) / 2
+    return max(float(np.median(np.abs(details)) / 0.6745), 2 / 255 / 12**0.5)
+
+
+def read_holes(request: Restore, fit: Fit, console: Console) -> tuple[Bool[np.ndarray, "H W"], Mask]:
+    """Returns which pixels of the picture are hidden, and the mask at the prior's size."""
+    assert request.mask is not None
+    hidden = read_mask(request.mask, (fit.height, fit.width), request.invert_mask)
+    small, pixels = fit.apply_hidden(hidden), f"{fit.size}x{fit.size}"
+    fix = "a pixel of the prior is hidden if any part of it is; take a coarser mask, or a larger prior"
+    check_hidden(small, f"the mask {request.mask}, brought to the prior's {pixels} pixels,", fix)
+    if hidden.sum() > hidden[fit.kept].sum():
+        say(console, f"{request.mask}: what it hides outside of the central square stays as it is; --fit pad keeps it")
+    say(console, f"{request.mask}: {hidden.mean():.1%} of the pixels are hidden, {small.mean():.1%} at {pixels}")
+    return hidden, Mask(1.0 - small[..., None].astype(np.float32))
+
+
+def read_blur(request: Restore, fit: Fit, console: Console) -> Blur | GaussianBlur:
+    """Returns the blur as it looks at the prior's size."""
+    pixels = f"{fit.size}x{fit.size}"
+    if request.blur_std is not None:
+        operator = GaussianBlur(request.blur_std / fit.scale, 2 * fit.size - 1)
+        taps = len(operator.taps)
+        words = f"a Gaussian of {request.blur_std:g} pixels, {request.blur_std / fit.scale:.3g} at {pixels}"
+    else:
+        assert request.kernel is not None
+        kernel = scale_kernel(read_kernel(request.kernel), fit.scale)
+        check_kernel(kernel, fit.size, f"the kernel {request.kernel}")
+        operator, taps = Blur(kernel), kernel.size
+        words = f"{request.kernel}, {kernel.shape[1]}x{kernel.shape[0]} at {pixels}"
+    say(console, f"blur: {words}" + ("; that is finer than a pixel, nothing is left to deblur" if taps == 1 else ""))
+    return operator

@@ -1,0 +1,38 @@
+"""The command `jaxdiff export`: what `jaxdiff restore` would run, as a folder that runs without this package."""
+
+from rich.console import Console
+
+from jaxdiff import archive
+from jaxdiff.cli.damage import read_damage, say
+from jaxdiff.cli.request import Export
+from jaxdiff.cli.restore import check_steps, set_up
+from jaxdiff.priors.storage import load_prior
+from jaxdiff.errors import UserError
+
+
+def export(request: Export) -> None:
+    """Writes the folder.
+
+    Raises:
+        UserError: if a flag, a file or the folder is not usable.
+        PriorError: if the prior is not.
+    """
+    request.check()
+    console = Console()
+    denoiser = load_prior(request.prior, dtype=request.dtype)
+    check_steps(request, denoiser)
+    run = set_up(request, denoiser, read_damage(request, denoiser.image_shape[0], console))
+    try:
+        archive.save(
+            request.folder,
+            run.sampler,
+            run.times,
+            request.samples,
+            platforms=request.platforms,
+            overwrite=request.overwrite,
+        )
+    except FileExistsError as error:
+        raise UserError(f"{request.folder} holds something already; --overwrite replaces it.") from error
+    except ImportError as error:
+        raise UserError('the file format of jax.export needs flatbuffers: pip install "jaxdiff[export]".') from error
+    say(console, f"written to {request.folder}: run.py, program.bin, arrays.npz, about.json")

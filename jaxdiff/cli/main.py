@@ -1,0 +1,68 @@
+"""The command `jaxdiff`: restore a picture, export a sampler, tell what is installed, list what there is.
+
+jaxdiff restore DAMAGED.png --mask MASK.png
+jaxdiff export DAMAGED.png --mask MASK.png
+jaxdiff info
+jaxdiff list
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from jaxdiff.cli.request import Export, Restore
+from jaxdiff.errors import exit_on_user_error
+
+
+@dataclass(frozen=True)
+class Info:
+    """Versions, devices, memory, and the priors and LPIPS weights that are found."""
+
+
+@dataclass(frozen=True)
+class List:
+    """Tasks, samplers and operators, with their parameters and sources."""
+
+
+Command = (
+    Annotated[Restore, tyro.conf.subcommand("restore")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Info, tyro.conf.subcommand("info")]
+    | Annotated[List, tyro.conf.subcommand("list")]
+)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line; bad input ends with one sentence and exit code 2."""
+    command = tyro.cli(
+        Command,  # pyright: ignore[reportArgumentType]
+        prog="jaxdiff",
+        description="Restores pictures by posterior sampling with a diffusion prior.",
+        args=arguments,
+        config=(tyro.conf.PositionalRequiredArgs, tyro.conf.FlagCreatePairsOff),
+    )
+    with exit_on_user_error("the same command with --resume goes on where this one stopped"):
+        run(command)
+
+
+def run(command: Restore | Export | Info | List) -> None:
+    """Carries out a command; JAX is imported here and not before."""
+    if isinstance(command, Restore):
+        command.check()
+        from jaxdiff.runs.platform import keep_compiled_programs, use_all_cores
+
+        use_all_cores()
+        keep_compiled_programs()
+        if isinstance(command, Export):
+            from jaxdiff.cli.export import export
+
+            export(command)
+        else:
+            from jaxdiff.cli.restore import restore
+
+            restore(command)
+    else:
+        from jaxdiff.cli.info import print_info, print_list
+
+        print_info() if isinstance(command, Info) else print_list()

@@ -1,0 +1,164 @@
+"""What `jaxdiff restore` is asked; free of JAX, so that the command line starts at once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from jaxdiff.errors import UserError, check_name, check_names, check_positive
+from jaxdiff.runs.methods import METHODS, TASKS, WEIGHTINGS
+
+
+@dataclass(frozen=True)
+class Restore:
+    """Restore a damaged picture: draw samples of what it may have been.
+
+    jaxdiff restore DAMAGED.png --mask MASK.png
+
+    jaxdiff restore DAMAGED.png --task deblur --blur-std 3 --sigma 0.02
+
+    jaxdiff restore DAMAGED.png --task denoise --sigma-steps 20
+    """
+
+    damaged: Path
+    """The damaged picture, any size and format; with --simulate a clean one."""
+    task: str = "inpaint"
+    """What to undo: inpaint, deblur or denoise."""
+    mask: Path | None = None
+    """inpaint: a picture of the same size, white where pixels are hidden and to be filled."""
+    invert_mask: bool = False
+    """inpaint: the mask is black where pixels are hidden."""
+    kernel: Path | None = None
+    """deblur: the blur kernel, as a grey picture or a .npy matrix."""
+    blur_std: float | None = None
+    """deblur: standard deviation of a Gaussian blur, in pixels of the picture given."""
+    sigma: float | None = None
+    """Standard deviation of the noise, as a fraction of the pixel range 0 to 1. By default 0 for inpaint, and
+    estimated from the picture for deblur and denoise."""
+    sigma_steps: float | None = None
+    """The same in steps of an 8-bit picture, 0 to 255."""
+    simulate: bool = False
+    """Degrade the picture, which is taken for clean, and score the restorations against it."""
+    fit: str = "crop"
+    """How a picture that is not square is brought to the prior's size: crop or pad."""
+    samples: int = 4
+    """How many restorations to draw."""
+    method: str | None = None
+    """dps, score-ald, sdedit, dps-likelihood, tmpd, pigdm or mmps; the best for the task by default."""
+    zeta: float | None = None
+    """dps: step size, in the units of the literature (256x256 pixels, 1000 steps). dps-likelihood: its weight, 1
+    for the likelihood itself in 1000 steps."""
+    gamma: tuple[float, float] | None = None
+    """score-ald: gamma at the clean and at the noisy end, in the units of the literature."""
+    weighting: str = "over_gamma"
+    """score-ald: over_gamma, over_variance or twice_over_variance."""
+    start: int | None = None
+    """sdedit: start time, 0 to 999."""
+    prior: str = "faces-32"
+    """A shipped prior, or a folder written by `python -m convert_weights`."""
+    dtype: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """Precision of the network's products: tf32 and bfloat16 are faster on GPUs and TPUs, not on CPUs."""
+    steps: int = 250
+    """Diffusion steps of a whole chain; the literature takes 1000."""
+    batch_size: int | Literal["auto"] | None = None
+    """Samples drawn at once; all by default, fewer to save memory, or auto for as many as fit."""
+    seed: int = 0
+    """Root of all random numbers."""
+    out: Path | None = None
+    """Folder of the results; results/PICTURE-TASK by default."""
+    resume: bool = False
+    """Go on with what an interrupted run of the same settings has left in that folder."""
+    overwrite: bool = False
+    """Replace the results in that folder."""
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the results."""
+        return self.out or Path("results") / f"{self.damaged.stem}-{self.task}"
+
+    @property
+    def sigma_y(self) -> float | None:
+        """Standard deviation of the noise, in [-1, 1] units; None if it is to be estimated."""
+        if self.sigma_steps is not None:
+            return self.sigma_steps / 127.5
+        if self.sigma is not None:
+            return 2 * self.sigma
+        return 0.0 if self.task == "inpaint" else None
+
+    @property
+    def chosen_method(self) -> str:
+        """The method asked for, or the task's own."""
+        return self.method or ("sdedit" if self.task == "denoise" else "dps")
+
+    def check(self) -> None:
+        """Refuses flags that make no sense or do not go together, before anything slow.
+
+        Raises:
+            UserError: naming the flag.
+        """
+        check_name(self.task, list(TASKS), "task")
+        check_name(self.chosen_method, list(METHODS), "method")
+        check_name(self.weighting, WEIGHTINGS, "weighting")
+        check_name(self.fit, ("crop", "pad"), "fit")
+        check_positive(samples=self.samples, steps=self.steps, batch_size=self.batch_size)
+        self._check_sigma()
+        self._check_operator()
+        owners = {"zeta": ("dps", "dps-likelihood"), "gamma": ("score-ald",), "start": ("sdedit",)}
+        for flag, methods in owners.items():
+            if getattr(self, flag) is not None and self.chosen_method not in methods:
+                raise UserError(f"--{flag} belongs to --method {' or '.join(methods)}, not to {self.chosen_method}.")
+
+    def _check_sigma(self) -> None:
+        if self.sigma is not None and self.sigma_steps is not None:
+            raise UserError("--sigma and --sigma-steps say the same thing; give one of them.")
+        if self.sigma is not None and not 0 <= self.sigma <= 1:
+            raise UserError(
+                f"--sigma must be between 0 and 1 (a fraction of the pixel range), got {self.sigma:g}; "
+                "--sigma-steps takes 8-bit steps."
+            )
+        if self.sigma_steps is not None and not 0 <= self.sigma_steps <= 255:
+            raise UserError(f"--sigma-steps must be between 0 and 255, got {self.sigma_steps:g}.")
+        if self.sigma_y is None and self.simulate:
+            raise UserError(f"--simulate --task {self.task} needs the noise to add, for instance --sigma 0.02.")
+
+    def _check_operator(self) -> None:
+        given = {name for name in ("mask", "kernel", "blur_std") if getattr(self, name) is not None}
+        wanted = {"inpaint": {"mask"}, "deblur": {"kernel", "blur_std"}, "denoise": set()}[self.task]
+        for name in sorted(given - wanted):
+            raise UserError(f"--{name.replace('_', '-')} does not belong to --task {self.task}.")
+        if self.task == "inpaint" and not given:
+            raise UserError("--task inpaint needs --mask MASK.png, a picture that is white where pixels are hidden.")
+        if self.task == "deblur" and len(given) != 1:
+            raise UserError("--task deblur needs either --kernel KERNEL.png or --blur-std PIXELS.")
+        if self.blur_std is not None and not 0 < self.blur_std < float("inf"):
+            raise UserError(f"--blur-std must be a positive number of pixels, got {self.blur_std:g}.")
+
+
+@dataclass(frozen=True)
+class Export(Restore):
+    """Write what restore would run as a folder that runs without jaxdiff: a program, its numbers, and run.py.
+
+    jaxdiff export DAMAGED.png --mask MASK.png --out exported --platforms cpu cuda
+
+    Measurement, mask and noise level are numbers in that folder, and can be replaced by others of the same shape; the
+    task, the method, the steps and the number of samples drawn at once (--samples) cannot.
+    """
+
+    platforms: tuple[str, ...] = ("cpu",)
+    """Where the program shall run: some of cpu, cuda, rocm, tpu."""
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the program."""
+        return self.out or Path("exported") / f"{self.damaged.stem}-{self.task}"
+
+    def check(self) -> None:
+        """Refuses flags that make no sense or do not go together, before anything slow.
+
+        Raises:
+            UserError: naming the flag.
+        """
+        super().check()
+        check_names(self.platforms, ("cpu", "cuda", "rocm", "tpu"), "platform")
+        for flag in ("resume", "batch_size"):
+            if getattr(self, flag):
+                raise UserError(f"--{flag.replace('_', '-')} does not belong to export.")

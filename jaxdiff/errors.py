@@ -1,0 +1,59 @@
+"""What a user can mend, and how a script then ends: one sentence, exit code 2, no traceback."""
+
+import difflib
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NoReturn
+
+
+class UserError(ValueError):
+    """The user can mend this; the message says how."""
+
+
+@contextmanager
+def exit_on_user_error(how_to_go_on: str) -> Iterator[None]:
+    """Turns what a user can mend into one sentence on stderr and exit code 2, and Ctrl-C into exit code 130.
+
+    Args:
+        how_to_go_on: what an interrupted user should know.
+    """
+    try:
+        yield
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _end(f"error: {where}{error.strerror or error}.", 2)
+    except MemoryError as error:
+        _end(f"error: {error or 'out of memory; try a smaller --batch-size.'}", 2)
+    except KeyboardInterrupt:
+        _end(f"interrupted; {how_to_go_on}.", 130)
+    except UserError as error:
+        _end(f"error: {error}", 2)
+
+
+def _end(sentence: str, code: int) -> NoReturn:
+    sys.stderr.write(sentence + "\n")
+    sys.exit(code)
+
+
+def check_positive(**numbers: int | str | None) -> None:
+    """Refuses flags below 1; the names are those of the settings, and None and words are no numbers."""
+    for name, value in numbers.items():
+        if isinstance(value, int) and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
+
+
+def check_name(name: str, known: Sequence[str], what: str) -> str:
+    """Returns a name that is known; another ends the script with the nearest."""
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise UserError(f"unknown {what} {name!r}{hint}; known: {', '.join(known)}.")
+    return name
+
+
+def check_names(names: Sequence[str], known: Sequence[str], what: str) -> list[str]:
+    """Returns the names without repetition; none or an unknown one ends the script."""
+    if not names:
+        raise UserError(f"no {what} given; known: {', '.join(known)}.")
+    return list(dict.fromkeys(check_name(name, known, what) for name in names))

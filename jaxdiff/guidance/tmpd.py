@@ -1,0 +1,45 @@
+"""Tweedie moment projected diffusion: the covariance that the network implies, by the sums of its rows."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxdiff.guidance.base import Guidance, Product
+from jaxdiff.measurement import Measurement
+from jaxdiff.operators import adjoint
+from jaxdiff.priors.denoiser import Prior, Time
+from jaxdiff.pytree import pytree
+
+
+@pytree
+class TMPD(Guidance):
+    r"""The estimate moved towards the data; the matrix to invert is replaced by its row sums.
+
+    .. math::
+        \hat x_0^y = \hat x_0 + V A^\top \frac{y - A \hat x_0}{\sigma_y^2 + A V A^\top \mathbf 1}, \qquad
+        V = \frac{\sigma_t^2}{\alpha_t} \left(\frac{\partial \hat x_0}{\partial x_t}\right)^{\!\top}
+
+    Args:
+        prior: the prior.
+        measurement: of a linear operator, with noise.
+
+    Raises:
+        ValueError: if the measurement is not of images of the prior's shape.
+
+    Deviations:
+        A row sum below zero counts as zero. Nothing is clipped inside the Jacobian; the moved estimate is, where the
+        denoiser clips.
+
+    References:
+        Boys et al., 2023, https://arxiv.org/abs/2310.06721, section 3 (the row sum is the projection of its code).
+    """
+
+    prior: Prior
+    measurement: Measurement
+
+    def move(self, x0_hat: Float[Array, "h w c"], covariance: Product, t: Time) -> Float[Array, "h w c"]:
+        """Divides the residual by the row sums of its covariance."""
+        operator, y = self.measurement.operator, self.measurement.y
+        back = adjoint(operator, x0_hat)
+        row_sums = operator(covariance(back(jnp.ones_like(y))))
+        u = (y - operator(x0_hat)) / (jnp.maximum(row_sums, 0.0) + self.measurement.variance(x0_hat))
+        return x0_hat + covariance(back(u))

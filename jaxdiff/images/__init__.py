@@ -1,0 +1,1 @@
+"""Pictures on the host: files, figures, other sizes, blur kernels."""

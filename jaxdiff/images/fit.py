@@ -1,0 +1,205 @@
+"""Pictures, masks and blur kernels of any size, brought to the square of a prior and back.
+
+Sizes in messages are width x height, as image viewers print them. Everything wrong with a file is a `UserError`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float
+from PIL import Image
+
+from jaxdiff.images.files import read_image
+from jaxdiff.errors import UserError, check_name
+
+_WHITE_IS_HIDDEN = "white marks what is to be filled, and --invert-mask turns that round"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a picture is brought to the `size` x `size` pixels of a prior: cut or padded to a square, then made smaller.
+
+    A small pixel is the mean of the area it covers. That is what a coarser camera would have measured; it keeps
+    white noise white where the sizes divide, and no pixel reaches beyond its own area.
+
+    Args:
+        name: the picture's name in messages.
+        height: of the picture.
+        width: of the picture.
+        size: of the prior.
+        mode: "crop" keeps the largest centred square, "pad" the whole picture in the middle of a square, with its
+            edges repeated.
+
+    Raises:
+        UserError: if the square has fewer than `size` pixels a side: details that were never measured cannot be
+            handed to a sampler as a measurement.
+    """
+
+    name: str
+    height: int
+    width: int
+    size: int
+    mode: str = "crop"
+
+    def __post_init__(self) -> None:
+        check_name(self.mode, ("crop", "pad"), "fit")
+        if self.side < self.size:
+            found, needed = pixels(self.height, self.width), pixels(self.size, self.size)
+            raise UserError(
+                f"{self.name} has {found} pixels, fewer than the {needed} that the prior needs; "
+                "take a larger picture, or a prior of smaller ones with --prior."
+            )
+
+    @property
+    def side(self) -> int:
+        """Side of the square, in pixels of the picture."""
+        return min(self.height, self.width) if self.mode == "crop" else max(self.height, self.width)
+
+    @property
+    def scale(self) -> float:
+        """Pixels of the picture per pixel of the prior, along one side; at least 1."""
+        return self.side / self.size
+
+    @property
+    def kept(self) -> tuple[slice, slice]:
+        """Rows and columns of the picture that the prior sees."""
+        return _centre(self.height, self.side), _centre(self.width, self.side)
+
+    @property
+    def _inside(self) -> tuple[slice, slice]:
+        """Rows and columns of the square that come from the picture."""
+        return _centre(self.side, self.height), _centre(self.side, self.width)
+
+    @property
+    def _margins(self) -> list[tuple[int, int]]:
+        return [(span.start, self.side - span.stop) for span in self._inside]
+
+    def describe(self) -> str:
+        """Says in one line what happens to the picture."""
+        has = f"{self.name}: {pixels(self.height, self.width)} pixels"
+        square = pixels(self.side, self.side)
+        done = []
+        if self.height != self.width:
+            cut = f"the central {square} are kept"
+            done.append(cut if self.mode == "crop" else f"padded to {square} by repeating its edges")
+        if self.side != self.size:
+            done.append(f"resized to {pixels(self.size, self.size)}")
+        return f"{has}; {' and '.join(done)}" if done else f"{has}, used as they are"
+
+    def apply(self, x: Float[np.ndarray, "h w 3"]) -> Float[np.ndarray, "size size 3"]:
+        """Returns the picture as the prior sees it; one that has the prior's size already, unchanged."""
+        square = np.pad(x[self.kept], [*self._margins, (0, 0)], mode="edge")
+        if self.side == self.size:
+            return square
+        weights = self._weights()
+        return np.clip(weights @ np.tensordot(weights, square, 1), -1, 1)
+
+    def apply_hidden(self, hidden: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "size size"]:
+        """Returns which pixels of `apply`'s picture are hidden: those that hold any part of a hidden one.
+
+        So the values under the mask reach no known pixel. Padding counts as hidden: it was never measured.
+        """
+        square = np.pad(hidden[self.kept], self._margins, constant_values=True)
+        touched = (self._weights() > 0).astype(np.float32)
+        return touched @ square @ touched.T > 0
+
+    def undo(self, x: Float[np.ndarray, "size size 3"]) -> Float[np.ndarray, "h w 3"]:
+        """Returns a sample without its padding, so with the shape of what was kept, at the prior's resolution."""
+        size, side = self.size, self.side
+        rows, columns = (slice(s.start * size // side, -(-s.stop * size // side)) for s in self._inside)
+        return x[rows, columns]
+
+    def paste(
+        self,
+        original: Float[np.ndarray, "h w 3"],
+        sample: Float[np.ndarray, "size size 3"],
+        hidden: Bool[np.ndarray, "h w"],
+    ) -> Float[np.ndarray, "h w 3"]:
+        """Fills the hidden pixels of the original from a sample, enlarged by bicubic interpolation.
+
+        Known pixels come back bit by bit. So do hidden ones outside of `kept`, for which there is no sample.
+        """
+        filled = np.array(original)
+        holes = hidden[self.kept]
+        filled[self.kept][holes] = _enlarge(np.asarray(sample), self.side)[self._inside][holes]
+        return filled
+
+    def _weights(self) -> Float[np.ndarray, "size side"]:
+        # Edges in units of 1 / (size side) pixels are whole numbers, so that a weight is zero or not without rounding.
+        old, new = np.arange(self.side + 1) * self.size, np.arange(self.size + 1) * self.side
+        return (overlaps(old, new) / self.side).astype(np.float32)
+
+
+def read_picture(path: Path, background: float = 1.0) -> Float[np.ndarray, "h w 3"]:
+    """Reads a picture in [-1, 1], see `read_image`; transparency is laid over white, or another grey."""
+    try:
+        return read_image(path, background=background)
+    except (FileNotFoundError, ValueError) as error:
+        raise UserError(" ".join(str(error).split())) from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def read_mask(path: Path, like_shape: tuple[int, ...], invert: bool = False) -> Bool[np.ndarray, "h w"]:
+    """Reads which pixels of a picture are hidden: those painted white (half-way or more).
+
+    What is transparent was not painted and is known, with `invert` too.
+
+    Args:
+        path: a picture file.
+        like_shape: `(h, w, ...)` of the picture that the mask belongs to.
+        invert: black marks what is hidden.
+
+    Raises:
+        UserError: if the file is no picture or of another size, or hides nothing or everything.
+    """
+    x = read_picture(path, background=1.0 if invert else -1.0)
+    h, w = like_shape[:2]
+    if x.shape[:2] != (h, w):
+        found, needed = pixels(*x.shape[:2]), pixels(h, w)
+        raise UserError(f"the mask {path} has {found} pixels, the picture {needed}; bring the mask to that size.")
+    grey = x.mean(axis=-1)
+    hidden = grey < 0 if invert else grey >= 0
+    check_hidden(hidden, f"the mask {path}")
+    return hidden
+
+
+def check_hidden(hidden: Bool[np.ndarray, "h w"], what: str, fix: str = _WHITE_IS_HIDDEN) -> None:
+    """Refuses a mask that hides nothing or everything, also after a `Fit`.
+
+    Args:
+        hidden: True where a pixel is hidden.
+        what: the mask's name, with which the message begins.
+        fix: how to mend it, with which the message ends.
+    """
+    if not hidden.any():
+        raise UserError(f"{what} hides no pixel; {fix}.")
+    if hidden.all():
+        raise UserError(f"{what} hides every pixel; {fix}.")
+
+
+def _enlarge(x: Float[np.ndarray, "size size 3"], side: int) -> Float[np.ndarray, "side side 3"]:
+    if side != len(x):
+        # Channel by channel in float: Pillow resizes colour pictures only in 8 bits.
+        channels = [Image.fromarray(np.ascontiguousarray(x[..., i])) for i in range(3)]
+        large = [np.asarray(channel.resize((side, side), Image.Resampling.BICUBIC)) for channel in channels]
+        x = np.stack(large, axis=-1)
+    return np.clip(x, -1, 1)
+
+
+def overlaps(old: np.ndarray, new: np.ndarray) -> Float[np.ndarray, "m n"]:
+    """Returns the length that the new interval `i` and the old interval `j` share, given the edges of both."""
+    starts, stops = np.maximum(new[:-1, None], old[:-1]), np.minimum(new[1:, None], old[1:])
+    return np.maximum(stops - starts, 0)
+
+
+def _centre(length: int, kept: int) -> slice:
+    """Returns the central `kept` of `length` indices, or all if there are fewer."""
+    start = max((length - kept) // 2, 0)
+    return slice(start, start + min(length, kept))
+
+
+def pixels(height: int, width: int) -> str:
+    """Returns width x height, as image viewers print it."""
+    return f"{width}x{height}"

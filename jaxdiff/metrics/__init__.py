@@ -1,0 +1,1 @@
+"""What samples are worth: against a truth, against other samples, and against the data alone."""

@@ -1,0 +1,1 @@
+"""Networks in Flax, and their layers; they know nothing of diffusion but time embeddings."""

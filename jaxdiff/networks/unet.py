@@ -1,0 +1,418 @@
+"""The guided-diffusion UNet in Flax NNX.
+
+One network covers every public checkpoint of the family: the FFHQ-256 network that DPS uses, the OpenAI
+ImageNet networks, and the small prior that is shipped with this package.
+
+References:
+    Dhariwal & Nichol, 2021, https://arxiv.org/abs/2105.05233 (the ADM architecture).
+    Nichol & Dhariwal, 2021, https://arxiv.org/abs/2102.09672 (scale-shift norm, learned variance).
+"""
+
+from dataclasses import dataclass
+from math import log
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from jaxdiff.networks.convolution import conv2d
+from jaxdiff.networks.normalization import group_norm
+from jaxdiff.networks.precision import Dtype, arithmetic
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """The architecture of a guided-diffusion UNet.
+
+    Args:
+        image_size: height and width the network was trained at, in pixels.
+        channels: width of the first level.
+        channel_mult: width of each level, as a multiple of `channels`; each level halves the resolution.
+        num_res_blocks: residual blocks per level on the way down (one more on the way up).
+        attention_resolutions: resolutions, in pixels, that have self-attention.
+        num_heads: attention heads, used where `num_head_channels` is None.
+        num_head_channels: channels per attention head.
+        in_channels: colours of the image.
+        out_channels: `in_channels`, or twice as many when the network also predicts a variance.
+        resblock_updown: change resolution inside a residual block, not by a strided convolution.
+        scale_shift_norm: the time embedding scales and shifts the second norm (else it is added).
+        new_attention_order: split q, k, v before the heads (else the heads before q, k, v).
+        num_classes: number of class labels, None for an unconditional network.
+        norm_groups: groups of every group norm; 32 in the public checkpoints.
+
+    Raises:
+        ValueError: if a width cannot be divided into norm groups or heads, or the image size into levels.
+    """
+
+    image_size: int
+    channels: int
+    channel_mult: tuple[int, ...]
+    num_res_blocks: int
+    attention_resolutions: tuple[int, ...]
+    num_heads: int = 1
+    num_head_channels: int | None = None
+    in_channels: int = 3
+    out_channels: int = 6
+    resblock_updown: bool = True
+    scale_shift_norm: bool = True
+    new_attention_order: bool = False
+    num_classes: int | None = None
+    norm_groups: int = 32
+
+    def __post_init__(self) -> None:
+        # JSON has lists only; a config must stay hashable.
+        object.__setattr__(self, "channel_mult", tuple(self.channel_mult))
+        object.__setattr__(self, "attention_resolutions", tuple(self.attention_resolutions))
+        if self.image_size % (factor := 2 ** (len(self.channel_mult) - 1)):
+            raise ValueError(
+                f"`image_size` must be a multiple of {factor} for {len(self.channel_mult)} levels, "
+                f"got {self.image_size}."
+            )
+        for mult in self.channel_mult:
+            if (width := mult * self.channels) % self.norm_groups:
+                raise ValueError(f"`norm_groups` must divide every level's width, got {self.norm_groups} for {width}.")
+
+    def heads(self, width: int) -> int:
+        """Returns the number of attention heads of a block with `width` channels."""
+        per_head = self.num_head_channels or width // self.num_heads
+        if width % per_head:
+            raise ValueError(f"`num_head_channels` must divide {width} channels, got {self.num_head_channels}.")
+        return width // per_head
+
+
+FFHQ_256 = UNetConfig(
+    image_size=256,
+    channels=128,
+    channel_mult=(1, 1, 2, 2, 4, 4),
+    num_res_blocks=1,
+    attention_resolutions=(16,),
+    num_heads=4,
+    num_head_channels=64,
+)
+"""The 93.6 M parameter network of `ffhq_10m.pt`."""
+
+IMAGENET_256 = UNetConfig(
+    image_size=256,
+    channels=256,
+    channel_mult=(1, 1, 2, 2, 4, 4),
+    num_res_blocks=2,
+    attention_resolutions=(32, 16, 8),
+    num_head_channels=64,
+)
+"""The unconditional ImageNet network of `256x256_diffusion_uncond.pt` (553 M parameters)."""
+
+FACES_32 = UNetConfig(
+    image_size=32,
+    channels=32,
+    channel_mult=(1, 2, 2),
+    num_res_blocks=1,
+    attention_resolutions=(8,),
+    num_head_channels=32,
+    out_channels=3,
+    norm_groups=8,
+)
+"""The small network of the shipped face prior."""
+
+
+def timestep_embedding(t: Int[Array, " n"], width: int) -> Float[Array, "n width"]:
+    """Sinusoidal embedding of integer times: `[cos(t f), sin(t f)]` with `f = 10000^(-k / half)`."""
+    half = width // 2
+    frequencies = jnp.exp(-log(10000.0) * jnp.arange(half, dtype=jnp.float32) / half)
+    angles = t.astype(jnp.float32)[:, None] * frequencies[None]
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+@jax.custom_vjp
+def _down(x: Array) -> Array:
+    n, h, w, c = x.shape
+    pixels = x.reshape(n, h // 2, 2, w // 2, 2, c)
+    # Sums of slices, whose own derivative would be padded slices.
+    return (pixels[:, :, 0, :, 0] + pixels[:, :, 0, :, 1] + pixels[:, :, 1, :, 0] + pixels[:, :, 1, :, 1]) / 4
+
+
+@jax.custom_vjp
+def _up(x: Array) -> Array:
+    n, h, w, c = x.shape
+    return jnp.broadcast_to(x[:, :, None, :, None], (n, h, 2, w, 2, c)).reshape(n, 2 * h, 2 * w, c)
+
+
+_down.defvjp(lambda x: (_down(x), None), lambda _, gradient: (_up(gradient) / 4,))
+_up.defvjp(lambda x: (_up(x), None), lambda _, gradient: (4 * _down(gradient),))
+
+
+class Conv(nnx.Module):
+    """A convolution of odd size with zero padding of half that size, with bias."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        size: int = 3,
+        *,
+        stride: int = 1,
+        zero: bool = False,
+        dtype: Any,
+        precision: jax.lax.Precision,
+        rngs: nnx.Rngs,
+    ):
+        init = nnx.initializers.zeros if zero else nnx.initializers.lecun_normal()
+        self.kernel = nnx.Param(init(rngs.params(), (size, size, in_channels, out_channels)))
+        self.bias = nnx.Param(jnp.zeros(out_channels))
+        self.stride = stride
+        self.dtype = dtype
+        self.precision = precision
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 d"]:
+        kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
+        return conv2d(x.astype(self.dtype), kernel, self.stride, self.precision) + bias[None, None, None]
+
+
+class GroupNorm(nnx.Module):
+    """Group norm with the statistics in float32 and `epsilon = 1e-5`, as PyTorch has it."""
+
+    def __init__(self, channels: int, groups: int):
+        self.scale = nnx.Param(jnp.ones(channels))
+        self.bias = nnx.Param(jnp.zeros(channels))
+        self.groups = groups
+
+    def __call__(
+        self,
+        x: Float[Array, "n *space c"],
+        scale: Float[Array, "n c"] | float = 1.0,
+        shift: Float[Array, "n c"] | float = 0.0,
+        *,
+        silu: bool = False,
+    ) -> Float[Array, "n *space c"]:
+        """Computes `scale * norm(x) + shift`, and SiLU of it if `silu`."""
+        scale, shift = self.scale[...][None] * scale, self.bias[...][None] * scale + shift
+        return group_norm(x, scale, shift, self.groups, silu=silu)
+
+
+class ResBlock(nnx.Module):
+    """Two convolutions with the time embedding in between, plus a skip connection.
+
+    Args:
+        resample: None, or `_down`/`_up`, applied to both branches before the first convolution.
+    """
+
+    def __init__(self, config, width, out_width, *, resample=None, **products):
+        emb_width = 4 * config.channels
+        self.in_norm = GroupNorm(width, config.norm_groups)
+        self.in_conv = Conv(width, out_width, **products)
+        self.embed = nnx.Linear(emb_width, out_width * (2 if config.scale_shift_norm else 1), **products)
+        self.out_norm = GroupNorm(out_width, config.norm_groups)
+        self.out_conv = Conv(out_width, out_width, zero=True, **products)
+        same = out_width == width
+        self.skip = None if same else Conv(width, out_width, 1, **products)
+        self.resample = resample
+        self.scale_shift_norm = config.scale_shift_norm
+
+    def __call__(self, x: Float[Array, "n h w c"], embedding: Float[Array, "n e"]) -> Float[Array, "n h2 w2 d"]:
+        hidden = self.in_norm(x, silu=True)
+        if self.resample is not None:
+            hidden, x = self.resample(hidden), self.resample(x)
+        hidden = self.in_conv(hidden)
+        shift = self.embed(nnx.silu(embedding)).astype(jnp.float32)
+        if self.scale_shift_norm:
+            scale, shift = jnp.split(shift, 2, axis=-1)
+            hidden = self.out_norm(hidden, 1 + scale, shift, silu=True)
+        else:
+            hidden = self.out_norm(hidden + shift[:, None, None], silu=True)
+        hidden = self.out_conv(hidden)
+        return hidden + (x if self.skip is None else self.skip(x)).astype(hidden.dtype)
+
+
+class AttentionBlock(nnx.Module):
+    """Multi-head self-attention over all pixels, with a residual connection."""
+
+    def __init__(self, config, width, **products):
+        self.norm = GroupNorm(width, config.norm_groups)
+        self.qkv = nnx.Linear(width, 3 * width, **products)
+        self.proj = nnx.Linear(width, width, kernel_init=nnx.initializers.zeros, **products)
+        self.heads = config.heads(width)
+        self.new_order = config.new_attention_order
+        self.precision = products["precision"]
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+        n, h, w, c = x.shape
+        width = c // self.heads
+        qkv = self.qkv(self.norm(x.reshape(n, h * w, c)))
+        if self.new_order:
+            q, k, v = jnp.moveaxis(qkv.reshape(n, h * w, 3, self.heads, width), 2, 0)
+        else:
+            q, k, v = jnp.moveaxis(qkv.reshape(n, h * w, self.heads, 3, width), 3, 0)
+        # Scaling q and k apart, not their product, is the original's guard against float16 overflow.
+        scale = width**-0.25
+        logits = jnp.einsum(
+            "nqhc,nkhc->nhqk", q * scale, k * scale, precision=self.precision, preferred_element_type=jnp.float32
+        )
+        weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+        mixed = jnp.einsum("nhqk,nkhc->nqhc", weights, v, precision=self.precision).reshape(n, h * w, c)
+        return x + self.proj(mixed).reshape(n, h, w, c).astype(x.dtype)
+
+
+class Downsample(nnx.Module):
+    """Halves the resolution by a strided convolution."""
+
+    def __init__(self, width, **products):
+        self.conv = Conv(width, width, stride=2, **products)
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
+        return self.conv(x)
+
+
+class Upsample(nnx.Module):
+    """Doubles the resolution by nearest neighbours and a convolution."""
+
+    def __init__(self, width, **products):
+        self.conv = Conv(width, width, **products)
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
+        return self.conv(_up(x))
+
+
+class UNet(nnx.Module):
+    r"""The network `(x_t, t) -> prediction`, for one image or (`batch`) for several.
+
+    Args:
+        config: the architecture.
+        dtype: precision of convolutions and matrix products, see `jaxdiff.precision.Dtype`.
+        remat: keep only the inputs of blocks for a gradient, and compute the rest anew: less memory for one more
+            forward pass. The values are the same. XLA for CPUs undoes it.
+        rngs: random numbers for the initial weights. As in the original, the last layer of every block starts at
+            zero.
+
+    Deviations:
+        No dropout (it has no effect when sampling). Attention runs as linear layers on pixels; the original's 1-d
+        convolutions of size one are the same map.
+    """
+
+    def __init__(self, config: UNetConfig, *, dtype: Dtype = "float32", remat: bool = False, rngs: nnx.Rngs):
+        self.config = config
+        self.remat = remat
+        products = {**arithmetic(dtype), "rngs": rngs}
+        emb_width = 4 * config.channels
+        self.time_embed_1 = nnx.Linear(config.channels, emb_width, **products)
+        self.time_embed_2 = nnx.Linear(emb_width, emb_width, **products)
+        classes = config.num_classes
+        self.label_embed = None if classes is None else nnx.Embed(classes, emb_width, rngs=rngs)
+
+        first = config.channels * config.channel_mult[0]
+        self.input_blocks: nnx.List[Any] = nnx.List([nnx.List([Conv(config.in_channels, first, **products)])])
+        widths, width = self._build_down(config, first, products)
+        self.middle_block = nnx.List(
+            [
+                ResBlock(config, width, width, **products),
+                AttentionBlock(config, width, **products),
+                ResBlock(config, width, width, **products),
+            ]
+        )
+        self.output_blocks: nnx.List[Any] = nnx.List()
+        width = self._build_up(config, widths, width, products)
+        self.out_norm = GroupNorm(width, config.norm_groups)
+        self.out_conv = Conv(width, config.out_channels, zero=True, **products)
+
+    def _build_down(self, config, width, products) -> tuple[list[int], int]:
+        widths = [width]
+        for level, mult in enumerate(config.channel_mult):
+            attends = config.image_size >> level in config.attention_resolutions
+            for _ in range(config.num_res_blocks):
+                block: list[nnx.Module] = [ResBlock(config, width, mult * config.channels, **products)]
+                width = mult * config.channels
+                if attends:
+                    block.append(AttentionBlock(config, width, **products))
+                self.input_blocks.append(nnx.List(block))
+                widths.append(width)
+            if level < len(config.channel_mult) - 1:
+                down = (
+                    ResBlock(config, width, width, resample=_down, **products)
+                    if config.resblock_updown
+                    else Downsample(width, **products)
+                )
+                self.input_blocks.append(nnx.List([down]))
+                widths.append(width)
+        return widths, width
+
+    def _build_up(self, config, widths, width, products) -> int:
+        for level, mult in reversed(list(enumerate(config.channel_mult))):
+            attends = config.image_size >> level in config.attention_resolutions
+            for i in range(config.num_res_blocks + 1):
+                block: list[nnx.Module] = [ResBlock(config, width + widths.pop(), mult * config.channels, **products)]
+                width = mult * config.channels
+                if attends:
+                    block.append(AttentionBlock(config, width, **products))
+                if level and i == config.num_res_blocks:
+                    block.append(
+                        ResBlock(config, width, width, resample=_up, **products)
+                        if config.resblock_updown
+                        else Upsample(width, **products)
+                    )
+                self.output_blocks.append(nnx.List(block))
+        return width
+
+    def __call__(
+        self,
+        x_t: Float[Array, "h w c"],
+        t: Int[Array, ""] | int,
+        label: Int[Array, ""] | int | None = None,
+    ) -> Float[Array, "h w d"]:
+        """Runs the network on one image.
+
+        Args:
+            x_t: noisy image, signal part in [-1, 1].
+            t: integer time of the training schedule.
+            label: class, for class-conditional networks only.
+        """
+        labels = None if label is None else jnp.asarray(label)[None]
+        return self.batch(x_t[None], jnp.asarray(t)[None], labels)[0]
+
+    def batch(
+        self,
+        x_t: Float[Array, "n h w c"],
+        t: Int[Array, " n"],
+        label: Int[Array, " n"] | None = None,
+    ) -> Float[Array, "n h w d"]:
+        """Runs the network on several images, each with its own time (training).
+
+        The weight gradient of `jax.vmap` over one image each is the same but far slower.
+
+        Raises:
+            ValueError: if a label is missing, unexpected, or the image size does not fit the levels.
+        """
+        self._check(x_t, label)
+        embedding = self.time_embed_1(timestep_embedding(t, self.config.channels))
+        embedding = self.time_embed_2(nnx.silu(embedding)).astype(jnp.float32)
+        if self.label_embed is not None and label is not None:
+            embedding = embedding + self.label_embed(label)
+
+        hidden, stack = x_t, []
+        for block in self.input_blocks:
+            hidden = self._run(block, hidden, embedding)
+            stack.append(hidden)
+        hidden = self._run(self.middle_block, hidden, embedding)
+        for block in self.output_blocks:
+            hidden = self._run(block, jnp.concatenate([hidden, stack.pop()], axis=-1), embedding)
+        return self.out_conv(self.out_norm(hidden, silu=True)).astype(jnp.float32)
+
+    def _run(self, block: nnx.List, x: Array, embedding: Array) -> Array:
+        def run(x: Array, embedding: Array) -> Array:
+            for layer in block:
+                x = layer(x, embedding) if isinstance(layer, ResBlock) else layer(x)
+            return x
+
+        return (jax.checkpoint(run) if self.remat else run)(x, embedding)
+
+    def _check(self, x_t: Array, label: Array | None) -> None:
+        factor = 2 ** (len(self.config.channel_mult) - 1)
+        if x_t.shape[1] % factor or x_t.shape[2] % factor or x_t.shape[3] != self.config.in_channels:
+            raise ValueError(
+                f"`x_t` must be (h, w, {self.config.in_channels}) with sides that are multiples of {factor}, "
+                f"got {x_t.shape[1:]}."
+            )
+        if (label is None) != (self.label_embed is None):
+            raise ValueError(
+                "`label` is needed by a class-conditional network, and by no other; "
+                f"this one has num_classes = {self.config.num_classes}."
+            )

@@ -1,0 +1,112 @@
+"""What an operator is, and what is derived from any: adjoint, pseudo-inverse, observed entries."""
+
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.sparse.linalg import cg
+from jaxtyping import Array, Float
+
+
+class Operator(Protocol):
+    """A forward model `A`, linear or not: a PyTree that is called with an image.
+
+    It needs nothing but `__call__`. It may offer two methods that say more: `observed(y)`, where some entries of `A(x)`
+    are never measured, and `pinv(y)`, where the pseudo-inverse has a closed form.
+    """
+
+    def __call__(self, x: Float[Array, "h w c"], /) -> Array:
+        """Returns what would be measured of `x` without noise."""
+        ...
+
+
+@runtime_checkable
+class SpectralOperator(Protocol):
+    """A linear operator whose singular system is known as fast maps, `A = U diag(s) V^H`, never as a matrix.
+
+    `V` is unitary between images and spectra, which have the shape of the singular values; `U` between spectra and
+    measurements, as far as the singular values are not zero. Spectra may be complex.
+    """
+
+    def __call__(self, x: Float[Array, "h w c"], /) -> Array:
+        """Returns `A x`."""
+        ...
+
+    def singular_values(self, image_shape: tuple[int, int, int], /) -> Array:
+        """Returns `s`, not negative."""
+        ...
+
+    def to_spectrum(self, x: Float[Array, "h w c"], /) -> Array:
+        """Returns `V^H x`."""
+        ...
+
+    def from_spectrum(self, z: Array, /) -> Float[Array, "h w c"]:
+        """Returns `V z`."""
+        ...
+
+    def data_spectrum(self, y: Array, /) -> Array:
+        """Returns `U^H y`."""
+        ...
+
+
+def observed(operator: Operator, y: Array) -> Array:
+    """Returns 1 where an entry of `y` is measured and 0 where it never is; the operator's own, or all ones."""
+    own = getattr(operator, "observed", None)
+    return jnp.ones(jnp.shape(y)) if own is None else own(y)
+
+
+def is_linear(operator: Operator, x_like: Float[Array, "h w c"] | jax.ShapeDtypeStruct) -> bool:
+    """Tells whether JAX can transpose the operator, which it can if all that is done to the image is linear."""
+    y_like = jax.eval_shape(operator, x_like)
+    try:
+        jax.eval_shape(lambda y: jax.linear_transpose(operator, x_like)(y), y_like)
+    except Exception:  # what JAX raises depends on the primitive
+        return False
+    return True
+
+
+def adjoint(operator: Operator, x_like: Float[Array, "h w c"] | jax.ShapeDtypeStruct) -> Callable[[Array], Array]:
+    """Returns `y -> A^T y`, the transpose that JAX derives.
+
+    Args:
+        operator: linear.
+        x_like: an array, or shape and dtype, of the operator's input.
+    """
+    transpose = jax.linear_transpose(operator, x_like)
+    return lambda y: transpose(y)[0]
+
+
+def pinv(
+    operator: Operator,
+    x_like: Float[Array, "h w c"] | jax.ShapeDtypeStruct,
+    *,
+    ridge: float = 0.0,
+    maxiter: int = 100,
+    tol: float = 1e-6,
+) -> Callable[[Array], Array]:
+    """Returns `y -> A^+ y`: the operator's closed form or singular system, or conjugate gradients on `A A^T`.
+
+    Args:
+        operator: linear.
+        x_like: an array, or shape and dtype, of the operator's input.
+        ridge: added to the diagonal of `A A^T`; not zero asks for conjugate gradients whatever the operator offers.
+        maxiter: iterations of conjugate gradients.
+        tol: relative residual at which they stop.
+    """
+    own = getattr(operator, "pinv", None)
+    if own is not None and ridge == 0:
+        return own
+    if isinstance(operator, SpectralOperator) and ridge == 0:
+        return lambda y: _spectral_pinv(operator, y, x_like.shape, tol)
+    transpose = adjoint(operator, x_like)
+    normal = lambda u: operator(transpose(u)) + ridge * u
+    return lambda y: transpose(cg(normal, y, maxiter=maxiter, tol=tol)[0])
+
+
+def _spectral_pinv(
+    operator: SpectralOperator, y: Array, image_shape: tuple[int, int, int], tol: float
+) -> Float[Array, "h w c"]:
+    values = operator.singular_values(image_shape)
+    kept = values > tol * jnp.max(values)
+    return operator.from_spectrum(jnp.where(kept, operator.data_spectrum(y) / jnp.where(kept, values, 1.0), 0.0))

@@ -1,0 +1,152 @@
+"""Masks: inpainting, where some pixels are not measured."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from jaxdiff.pytree import pytree
+
+
+class Masking:
+    """Base of operators that hide entries of the image: `A(x) = mask * x`, with what `observed` says as the mask.
+
+    Hidden entries stay in the measurement as zeros, so that it has the shape of an image.
+    """
+
+    def observed(self, y: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+        """Returns 0 where an entry is hidden and 1 elsewhere."""
+        raise NotImplementedError
+
+    def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+        """Sets the hidden entries to zero."""
+        return self.observed(x) * x
+
+    def pinv(self, y: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+        """Returns `y` with the hidden entries set to zero."""
+        return self(y)
+
+    def singular_values(self, image_shape: tuple[int, int, int]) -> Float[Array, "h w c"]:
+        """Returns the mask: every entry is a singular direction of its own."""
+        return self.observed(jnp.zeros(image_shape))
+
+    def to_spectrum(self, x: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+        """Returns `x`."""
+        return x
+
+    def from_spectrum(self, z: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+        """Returns `z`."""
+        return z
+
+    def data_spectrum(self, y: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+        """Returns `y`."""
+        return y
+
+
+@pytree
+class Identity(Masking):
+    """Denoising: every pixel is measured, `A(x) = x`."""
+
+    def observed(self, y: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+        """Returns ones."""
+        return jnp.ones_like(y)
+
+    def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+        """Returns `x`."""
+        return x
+
+
+@pytree
+class Mask(Masking):
+    """Inpainting with any mask.
+
+    Args:
+        mask: 1 where a pixel is kept and 0 where it is hidden, `(h, w, 1)` or `(h, w, c)`.
+
+    Raises:
+        ValueError: if the mask has another rank, other values, or hides everything.
+    """
+
+    mask: Float[Array | np.ndarray, "h w c"]
+
+    def __post_init__(self) -> None:
+        if jnp.ndim(self.mask) != 3:
+            shape = jnp.shape(self.mask)
+            raise ValueError(f"`mask` must have shape (h, w, 1) or (h, w, c), got {shape}; add a last axis.")
+        if not isinstance(self.mask, Tracer):
+            mask = np.asarray(self.mask)
+            if not np.isin(mask, (0, 1)).all():
+                raise ValueError("`mask` must hold only 0 (hidden) and 1 (kept); threshold it first.")
+            if not mask.any():
+                raise ValueError("`mask` hides every pixel; 1 marks what is kept.")
+        object.__setattr__(self, "mask", jnp.asarray(self.mask, jnp.float32))
+
+    def observed(self, y: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+        """Returns the mask."""
+        return jnp.broadcast_to(self.mask, y.shape)
+
+
+@pytree
+class BoxMask(Masking):
+    """Inpainting of a rectangle: hides `height` rows from `top` on, in `width` columns from `left` on.
+
+    The box is made of numbers, not of a mask, so that boxes can be swept by `jax.vmap`.
+
+    Args:
+        top: first hidden row.
+        left: first hidden column.
+        height: number of hidden rows.
+        width: number of hidden columns.
+
+    Raises:
+        ValueError: if a number is negative or the box is empty.
+    """
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        known = [n for n in (self.top, self.left, self.height, self.width) if not isinstance(n, Tracer)]
+        sides = [n for n in (self.height, self.width) if not isinstance(n, Tracer)]
+        if any(np.any(np.asarray(n) < 0) for n in known) or any(np.any(np.asarray(n) < 1) for n in sides):
+            raise ValueError(f"a box needs top, left >= 0 and height, width >= 1, got {self}.")
+
+    def observed(self, y: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+        """Returns 0 inside the box and 1 outside."""
+        rows, columns = jnp.arange(y.shape[0])[:, None, None], jnp.arange(y.shape[1])[None, :, None]
+        inside = (rows >= self.top) & (rows < self.top + self.height)
+        inside &= (columns >= self.left) & (columns < self.left + self.width)
+        return jnp.broadcast_to(1.0 - inside, y.shape)
+
+
+@pytree
+class RandomMask(Masking):
+    """Inpainting of pixels hidden at random, all colours of a pixel together.
+
+    Args:
+        key: decides which pixels.
+        image_shape: `(h, w, c)`.
+        keep: the fraction of pixels kept, in (0, 1]. The number hidden is exactly `int(h w (1 - keep))`, as in the
+            DPS code. Published values of `1 - keep` are 0.92 (DPS paper), 0.7 (DAPS) and 0.5 (DiffPIR).
+
+    Raises:
+        ValueError: if `keep` is outside (0, 1].
+    """
+
+    mask: Float[Array, "h w 1"]
+
+    def __init__(self, key: PRNGKeyArray, image_shape: tuple[int, int, int], keep: float):
+        if not 0 < keep <= 1:
+            raise ValueError(f"`keep` must be in (0, 1], got {keep}.")
+        h, w, _ = image_shape
+        # Rounding before int(): 1 - 0.3 is 0.7 less one unit in the last place.
+        hidden = min(int(round(h * w * (1 - keep), 6)), h * w - 1)
+        order = jax.random.permutation(key, h * w)
+        object.__setattr__(self, "mask", (order >= hidden).astype(jnp.float32).reshape(h, w, 1))
+
+    def observed(self, y: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+        """Returns 0 where a pixel is hidden and 1 elsewhere."""
+        return jnp.broadcast_to(self.mask, y.shape)

@@ -1,0 +1,207 @@
+"""Priors on disk: a folder with `config.json` and the network's weights, written by Orbax.
+
+The weights are one flat dictionary with dotted names such as `input_blocks.0.0.kernel`, kept in the precision in which
+they came; `load_prior` says in which to compute.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxdiff.disk import new_folder
+from jaxdiff.errors import UserError
+from jaxdiff.networks.precision import Dtype
+from jaxdiff.networks.unet import UNet, UNetConfig
+from jaxdiff.priors.denoiser import Denoiser, Target, Variance
+from jaxdiff.schedule import Schedule, cosine, linear
+
+SHIPPED = Path(__file__).parent.parent / "weights"
+"""The folder of the priors that come with the package; their names are the names of its sub-folders."""
+
+_SCHEDULES = {"linear": linear, "cosine": cosine}
+_FORMAT = 1
+
+
+class PriorError(UserError):
+    """A prior folder is missing, incomplete, corrupt, or does not fit its own configuration."""
+
+
+@dataclass(frozen=True)
+class PriorConfig:
+    """Everything about a prior but its weights.
+
+    Args:
+        network: the architecture.
+        schedule: `{"kind": "linear" | "cosine", ...}` and the arguments of that function in `jaxdiff.schedule`.
+        target: what the network predicts.
+        variance: variance of an ancestral step.
+        source: where the weights come from (file name and SHA-256, or the training run), for the reader.
+    """
+
+    network: UNetConfig
+    schedule: Mapping[str, Any] = field(default_factory=lambda: {"kind": "linear"})
+    target: Target = "epsilon"
+    variance: Variance = "learned_range"
+    source: Mapping[str, Any] = field(default_factory=dict)
+
+    def make_schedule(self) -> Schedule:
+        """Builds the noise schedule."""
+        options = dict(self.schedule)
+        return _SCHEDULES[options.pop("kind")](**options)
+
+    def make_denoiser(self, network: UNet) -> Denoiser:
+        """Wraps a network of this configuration as a denoiser."""
+        size, channels = self.network.image_size, self.network.in_channels
+        return Denoiser(
+            network=network,
+            schedule=self.make_schedule(),
+            image_shape=(size, size, channels),
+            target=self.target,
+            variance=self.variance,
+        )
+
+
+def parameters(network: nnx.Module) -> dict[str, jax.Array]:
+    """Returns a network's weights as a flat dictionary with dotted names."""
+    flat = nnx.to_flat_state(nnx.state(network, nnx.Param))
+    return {".".join(map(str, path)): variable[...] for path, variable in flat}
+
+
+def with_parameters(network: UNet, weights: Mapping[str, Any]) -> UNet:
+    """Returns a copy of `network` (which may be abstract) that holds `weights`, strictly checked.
+
+    Raises:
+        PriorError: naming every weight that is missing, unexpected, or of another shape.
+    """
+    graph, state = nnx.split(network)
+    wanted = {".".join(map(str, path)): v for path, v in nnx.to_flat_state(state)}
+    problems = [f"missing {name}" for name in sorted(wanted.keys() - weights.keys())]
+    problems += [f"unexpected {name}" for name in sorted(weights.keys() - wanted.keys())]
+    problems += [
+        f"{name} has shape {np.shape(weights[name])}, not {v.shape}"
+        for name, v in wanted.items()
+        if name in weights and np.shape(weights[name]) != v.shape
+    ]
+    if problems:
+        shown = "; ".join(problems[:8]) + (" ..." if len(problems) > 8 else "")
+        raise PriorError(f"weights do not fit the network ({len(problems)} problems): {shown}")
+    flat = [
+        (path, v.replace(jnp.asarray(weights[".".join(map(str, path))], v.dtype)))
+        for path, v in nnx.to_flat_state(state)
+    ]
+    complete: UNet = nnx.merge(graph, nnx.from_flat_state(flat))
+    complete.eval()
+    return complete
+
+
+def save_prior(
+    directory: str | os.PathLike,
+    weights: Mapping[str, Any],
+    config: PriorConfig,
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Writes a prior; the folder appears complete or not at all.
+
+    Raises:
+        FileExistsError: if `directory` exists, is not empty, and `overwrite` is not set.
+        PriorError: if the weights do not fit the configuration.
+    """
+    with_parameters(_abstract(config), weights)
+    description = asdict(config) | {
+        "format": _FORMAT,
+        "parameters": int(sum(np.size(w) for w in weights.values())),
+        "dtypes": sorted({str(np.asarray(w).dtype) for w in weights.values()}),
+    }
+    with new_folder(directory, overwrite=overwrite) as partial:
+        _write_weights(partial / "weights", weights)
+        (partial / "config.json").write_text(json.dumps(description, indent=2) + "\n")
+
+
+def read_prior(directory: str | os.PathLike) -> tuple[dict[str, np.ndarray], PriorConfig]:
+    """Reads the weights, in their stored precision, and the configuration of a prior.
+
+    Raises:
+        PriorError: if the folder is missing, incomplete or corrupt.
+    """
+    import orbax.checkpoint as ocp  # importing Orbax takes as long as the rest of the package
+
+    config = read_config(directory)
+    try:
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+            weights = checkpointer.restore(Path(directory).resolve() / "weights")
+    except Exception as error:  # Orbax and TensorStore raise many types for a damaged file
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise PriorError(f"the weights in {directory} cannot be read: {reason[0][:200]}") from error
+    return {name: np.asarray(w) for name, w in weights.items()}, config
+
+
+def read_config(directory: str | os.PathLike) -> PriorConfig:
+    """Reads a prior's configuration without its weights.
+
+    Raises:
+        PriorError: if the folder or its `config.json` is missing or damaged.
+    """
+    path = Path(directory) / "config.json"
+    if not path.is_file():
+        raise PriorError(
+            f"{directory} is not a prior: it has no config.json. "
+            "`python -m convert_weights unet CHECKPOINT.pt FOLDER` makes one."
+        )
+    try:
+        found = json.loads(path.read_text())
+        if found["format"] != _FORMAT:
+            raise PriorError(f"{path} has format {found['format']}, this version reads {_FORMAT}.")
+        return PriorConfig(
+            network=UNetConfig(**found["network"]),
+            **{k: found[k] for k in ("schedule", "target", "variance", "source")},
+        )
+    except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise PriorError(f"{path} is damaged: {error!r}.") from error
+
+
+def load_prior(name: str | os.PathLike = "faces-32", *, dtype: Dtype = "float32", remat: bool = False) -> Denoiser:
+    """Loads a shipped prior by name, or a converted one by folder.
+
+    Args:
+        name: a shipped prior, or a folder written by `convert_weights` or `experiments.train_faces`.
+        dtype: precision of the network's convolutions and matrix products, see `jaxdiff.precision.Dtype`.
+        remat: whether the network trades time for memory in its gradient, see `jaxdiff.unet.UNet`.
+
+    Raises:
+        PriorError: if there is no such prior, or it is damaged.
+        ValueError: if `dtype` is unknown.
+    """
+    directory = Path(name)
+    if not directory.exists() and (SHIPPED / directory).is_dir():
+        directory = SHIPPED / directory
+    if not directory.exists():
+        shipped = ", ".join(sorted(p.name for p in SHIPPED.glob("*/")))
+        raise PriorError(f"no prior named {str(name)!r}: not a folder, and shipped are: {shipped}.")
+    weights, config = read_prior(directory)
+    return config.make_denoiser(with_parameters(_abstract(config, dtype, remat), weights))
+
+
+def _abstract(config: PriorConfig, dtype: Dtype = "float32", remat: bool = False) -> UNet:
+    network: Any = nnx.eval_shape(lambda: UNet(config.network, dtype=dtype, remat=remat, rngs=nnx.Rngs(0)))
+    return network
+
+
+def _write_weights(path: Path, weights: Mapping[str, Any]) -> None:
+    import orbax.checkpoint as ocp
+
+    # Not StandardCheckpointer: its background threads would go on writing after a failure, into a folder being removed.
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+        try:
+            checkpointer.save(path, args=ocp.args.StandardSave({name: np.asarray(w) for name, w in weights.items()}))
+        except Exception as error:  # TensorStore raises many types when a disk is full
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise OSError(f"the weights cannot be written to {path.parent.parent}: {reason[0][:200]}") from error

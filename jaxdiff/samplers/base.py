@@ -1,0 +1,172 @@
+"""What every sampler shares: the loop over diffusion time, the forward process, and the ancestral step."""
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from jaxdiff.priors.denoiser import Prediction, Prior, Time
+from jaxdiff.schedule import Schedule
+
+State = TypeVar("State")
+Seen = TypeVar("Seen")
+
+
+class Sampler(Protocol[State]):
+    """An algorithm: where a chain starts, and how it goes from time `t` to the next time `s`.
+
+    A sampler is a frozen dataclass made by `jaxdiff.pytree.pytree`. Its state is any PyTree; `ImageSampler` is a base
+    for those whose state is the image `x_t`.
+    """
+
+    def init(self, key: PRNGKeyArray, t: Time, /) -> State:
+        """Returns the state at the first time of a run."""
+        ...
+
+    def step(self, key: PRNGKeyArray, state: State, t: Time, s: Time, /) -> tuple[State, Prediction]:
+        """Goes from `t` to `s`; returns the new state and what the prior said on the way."""
+        ...
+
+    def image(self, state: State, /) -> Float[Array, "h w c"]:
+        """Returns the image `x_t` that a state stands for; after the last step it is the sample."""
+        ...
+
+
+class ImageSampler:
+    """Base of samplers whose state is the image `x_t` and whose chains start from noise."""
+
+    prior: Prior
+
+    def init(self, key: PRNGKeyArray, t: Time) -> Float[Array, "h w c"]:
+        """Draws noise of the level of time `t`."""
+        return perturb(self.prior.schedule, key, jnp.zeros(self.prior.image_shape), t)
+
+    def image(self, state: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+        """Returns the state, which is the image."""
+        return state
+
+
+class Observer(Protocol[Seen]):
+    """Looks at every step of a chain, and remembers something of it; a PyTree like a sampler."""
+
+    def start(self) -> Seen:
+        """Returns what is known before the first step."""
+        ...
+
+    def look(
+        self, seen: Seen, sampler: Any, state: Any, prediction: Prediction, after: Any, t: Time, s: Time, /
+    ) -> Seen:
+        """Takes in one step of the sampler, from `state` at `t` to `after` at `s`."""
+        ...
+
+
+def sample(
+    sampler: Sampler[State],
+    key: PRNGKeyArray,
+    times: Int[Array, " n"] | np.ndarray,
+    *,
+    visits: Int[Array, " n-1"] | np.ndarray | None = None,
+    state: State | None = None,
+    trace: Callable[[State, Prediction], Any] = lambda state, prediction: None,
+) -> tuple[State, Any]:
+    """Runs one chain through `times`; the only scan over diffusion time.
+
+    The key of a step from `t` is `fold_in(key, t)` the first time that the chain starts a step there, and
+    `fold_in(fold_in(key, t), v)` after `v` such steps, so that a time that comes again brings new noise. The initial
+    noise has the key `fold_in(key, -1)`. A run cut into segments gives the numbers of the whole run.
+
+    Args:
+        sampler: the algorithm.
+        key: one PRNG key; `jax.vmap` over keys draws many samples.
+        times: the times of the chain, usually falling and ending with -1 (`jaxdiff.time_grid`). They may rise and
+            repeat.
+        visits: how often the whole run starts at each of the times before; found from `times` by default, and needed
+            only where these are a part of a run that comes back to earlier times (`visit_numbers`).
+        state: where to go on from; the sampler's `init` by default.
+        trace: `(state, prediction) -> what to keep of every step`.
+
+    Returns:
+        The last state (`sampler.image` makes an image of it), and the stacked traces.
+    """
+    visits = visit_numbers(times) if visits is None else visits
+    times, visits = jnp.asarray(times), jnp.asarray(visits)
+    start = sampler.init(jax.random.fold_in(key, jnp.int32(-1)), times[0]) if state is None else state
+
+    def body(state: State, step: tuple[Array, Array, Array]) -> tuple[State, Any]:
+        t, s, visit = step
+        state, prediction = sampler.step(step_key(key, t, visit), state, t, s)
+        return state, trace(state, prediction)
+
+    return jax.lax.scan(body, start, (times[:-1], times[1:], visits))
+
+
+def visit_numbers(times: Int[Array, " n"] | np.ndarray) -> Int[Array | np.ndarray, " n-1"]:
+    """Returns for every step how many steps before it start at the same time.
+
+    The initial noise counts as one at -1.
+
+    >>> visit_numbers(np.array([500, 300, 500, 300, -1]))
+    array([0, 0, 1, 1])
+    """
+    xp = jnp if isinstance(times, Tracer) else np
+    starts = xp.asarray(times)[:-1]
+    same = starts[:, None] == starts[None, :]
+    return xp.sum(xp.tril(same, -1), axis=1) + (starts < 0)
+
+
+def step_key(key: PRNGKeyArray, t: Time, visit: Time) -> PRNGKeyArray:
+    """Returns the key of a step from `t` that `visit` steps from there precede."""
+    first = jax.random.fold_in(key, t)
+    return jnp.where(visit == 0, first, jax.random.fold_in(first, visit))
+
+
+def perturb(schedule: Schedule, key: PRNGKeyArray, x0: Float[Array, "h w c"], t: Time) -> Float[Array, "h w c"]:
+    """Draws `x_t = alpha_t x0 + sigma_t eps`, the forward process; `x0 = 0` gives the initial noise."""
+    alpha_t, sigma_t = schedule(t)
+    return alpha_t * x0 + sigma_t * jax.random.normal(key, x0.shape)
+
+
+def renoise(
+    schedule: Schedule, key: PRNGKeyArray, x_t: Float[Array, "h w c"], t: Time, s: Time
+) -> Float[Array, "h w c"]:
+    r"""Draws `x_s` given `x_t` for a later time `s >= t`, as the forward process does.
+
+    .. math:: x_s = \frac{\alpha_s}{\alpha_t} x_t + \sqrt{1 - \bar\alpha_s / \bar\alpha_t}\, z
+    """
+    (alpha_t, _), (alpha_s, _) = schedule(t), schedule(s)
+    added = jnp.maximum(schedule.beta(s, t), 0.0)
+    return alpha_s / alpha_t * x_t + jnp.sqrt(added) * jax.random.normal(key, x_t.shape)
+
+
+def ancestral_step(
+    schedule: Schedule, key: PRNGKeyArray, x_t: Float[Array, "h w c"], prediction: Prediction, t: Time, s: Time
+) -> Float[Array, "h w c"]:
+    r"""Draws `x_s` given `x_t` as DDPM does, with the variance that the prediction asks for.
+
+    .. math::
+        x_s = \frac{\beta \alpha_s}{\sigma_t^2} \hat x_0 + \frac{\sigma_s^2 \alpha_t}{\sigma_t^2 \alpha_s} x_t
+              + \sqrt{\beta^f \tilde\beta^{1-f}}\, z, \qquad
+        \beta = 1 - \bar\alpha_t / \bar\alpha_s, \quad \tilde\beta = \beta \sigma_s^2 / \sigma_t^2
+
+    with the fraction `f = prediction.variance_fraction` (0 where it is None). No noise is added when `s = -1`. Where
+    time rises, `s >= t`, the step is that of the forward process, `renoise`.
+
+    References:
+        Ho et al., 2020, https://arxiv.org/abs/2006.11239, equations 6 and 7.
+        Nichol & Dhariwal, 2021, https://arxiv.org/abs/2102.09672, equation 15.
+    """
+    falls = jnp.asarray(s) < t
+    # Times that make the formula finite in the branch that is not taken.
+    at, to = jnp.where(falls, t, 1), jnp.where(falls, s, 0)
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(at), schedule(to)
+    beta = schedule.beta(at, to)
+    mean = beta * alpha_s / sigma_t**2 * prediction.x0_hat + (sigma_s / sigma_t) ** 2 * alpha_t / alpha_s * x_t
+    fraction = 0.0 if prediction.variance_fraction is None else prediction.variance_fraction
+    shrink = jnp.where(to >= 0, sigma_s / sigma_t, 1.0)
+    std = jnp.sqrt(beta) * shrink ** (1 - fraction)
+    down = mean + jnp.where(to >= 0, std, 0.0) * jax.random.normal(key, x_t.shape)
+    return jnp.where(falls, down, renoise(schedule, key, x_t, t, s))
