@@ -6,8 +6,13 @@ import sys
 from collections.abc import Sequence
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one subcommand, and return the exit code."""
+def main(arguments: Sequence[str] | None = None, program: str = "python -m convert_weights") -> int:
+    """Run one subcommand, and return the exit code.
+
+    Args:
+        arguments: those of the command line by default.
+        program: how the command is called, for its help.
+    """
     command = None
     try:
         # Importing JAX takes seconds, in which Ctrl-C should not end in a traceback either.
@@ -17,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         command = tyro.cli(
             Command,
-            prog="python -m convert_weights",
+            prog=program,
             args=arguments,
             description="PyTorch checkpoints to priors of jaxdiff, and back.",
             config=(tyro.conf.FlagCreatePairsOff,),

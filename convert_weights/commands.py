@@ -1,7 +1,6 @@
 """What the subcommands of `python -m convert_weights` do."""
 
 import hashlib
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -14,6 +13,7 @@ from convert_weights.architecture import KNOWN, infer_config
 from convert_weights.download import SOURCES, check_space, download
 from convert_weights.torch_file import read_checkpoint, read_state_dict
 from convert_weights.unet import from_torch, to_torch
+from jaxdiff.disk import write_atomically
 from jaxdiff.metrics.lpips import lpips_from_torch, save_lpips
 from jaxdiff.priors.storage import SHIPPED, PriorConfig, read_config, read_prior, save_prior
 
@@ -196,13 +196,7 @@ def _save_torch(tensors: dict[str, np.ndarray], path: Path) -> None:
             return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
         return torch.from_numpy(array)
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            torch.save({name: tensor(array) for name, array in tensors.items()}, file)
-        os.replace(temporary, path)
+        write_atomically(path, lambda file: torch.save({name: tensor(array) for name, array in tensors.items()}, file))
     except RuntimeError as error:
         raise OSError(f"{path} cannot be written: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)

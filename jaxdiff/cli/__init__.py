@@ -1,1 +1,5 @@
-"""."""
+"""The command `jaxdiff`."""
+
+from jaxdiff.cli.main import main
+
+__all__ = ["main"]

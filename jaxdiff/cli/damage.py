@@ -1,7 +1,6 @@
 """The damaged picture that `jaxdiff restore` is given: read, brought to the prior's size, and its forward model."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +9,9 @@ from jaxtyping import Array, Bool, Float
 from rich.console import Console
 
 from jaxdiff.cli.request import Restore
-from jaxdiff.images.fit import Fit, check_hidden, read_mask, read_picture
+from jaxdiff.images.fit import Fit, check_hidden, pixels, read_mask, read_picture
 from jaxdiff.images.kernels import check_kernel, read_kernel, scale_kernel
-from jaxdiff.measurement import measure
+from jaxdiff.measurement import Measurement, measure
 from jaxdiff.operators import Blur, GaussianBlur, Identity, Mask, observed
 from jaxdiff.runs.methods import describe_sigma
 
@@ -25,18 +24,14 @@ class Damage:
         picture: the picture as given, at its own size.
         fit: how it was brought to the prior's size.
         hidden: which of its pixels are hidden; None unless inpainting.
-        operator: the forward model at the prior's size.
-        y: the measurement.
-        sigma_y: standard deviation of its noise, in [-1, 1] units, at the prior's size.
+        measurement: what was measured, at the prior's size.
         truth: the clean image, if the damage is simulated.
     """
 
     picture: Float[np.ndarray, "H W 3"]
     fit: Fit
     hidden: Bool[np.ndarray, "H W"] | None
-    operator: Any
-    y: Float[Array, "h w 3"]
-    sigma_y: float
+    measurement: Measurement
     truth: Float[Array, "h w 3"] | None
 
 
@@ -45,11 +40,10 @@ def say(console: Console, text: str) -> None:
     console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
-def read_damage(request: Restore, size: int, console: Console) -> Damage:
-    """Reads the picture and what belongs to it, brings them to the prior's size, and says how."""
+def read_damage(request: Restore, prior: tuple[int, int], console: Console) -> Damage:
+    """Reads the picture and what belongs to it, brings them to the prior's height and width, and says how."""
     picture = read_picture(request.damaged)
-    height, width, _ = picture.shape
-    fit = Fit(str(request.damaged), height, width, size, request.fit)
+    fit = Fit(str(request.damaged), picture.shape[:2], prior, request.fit)
     say(console, fit.describe())
     hidden = None
     if request.task == "inpaint":
@@ -63,16 +57,17 @@ def read_damage(request: Restore, size: int, console: Console) -> Damage:
     if request.simulate:
         assert given is not None
         key = jax.random.fold_in(jax.random.key(request.seed), 1)
-        damage = Damage(picture, fit, hidden, operator, measure(key, operator, image, given), given, image)
+        damage = Damage(picture, fit, hidden, measure(key, operator, image, given), image)
     else:
         # The mean of n pixels has 1 / sqrt(n) of their noise.
         sigma_y = (estimate_sigma(picture) if given is None else given) / fit.scale
-        damage = Damage(picture, fit, hidden, operator, observed(operator, image) * image, sigma_y, None)
+        measurement = Measurement(operator, observed(operator, image) * image, sigma_y)
+        damage = Damage(picture, fit, hidden, measurement, None)
     estimated = " (estimated from the picture; --sigma sets it)" if given is None else ""
     averaged = (
         f" after averaging {fit.scale:.3g} x {fit.scale:.3g} pixels" if fit.scale > 1 and not request.simulate else ""
     )
-    say(console, f"noise: {describe_sigma(damage.sigma_y)}{averaged}{estimated}")
+    say(console, f"noise: {describe_sigma(float(damage.measurement.sigma_y))}{averaged}{estimated}")
     return damage
 
 
@@ -93,28 +88,28 @@ def estimate_sigma(picture: Float[np.ndarray, "h w 3"]) -> float:
 def read_holes(request: Restore, fit: Fit, console: Console) -> tuple[Bool[np.ndarray, "H W"], Mask]:
     """Returns which pixels of the picture are hidden, and the mask at the prior's size."""
     assert request.mask is not None
-    hidden = read_mask(request.mask, (fit.height, fit.width), request.invert_mask)
-    small, pixels = fit.apply_hidden(hidden), f"{fit.size}x{fit.size}"
+    hidden = read_mask(request.mask, fit.picture, request.invert_mask)
+    small, size = fit.apply_hidden(hidden), pixels(*fit.prior)
     fix = "a pixel of the prior is hidden if any part of it is; take a coarser mask, or a larger prior"
-    check_hidden(small, f"the mask {request.mask}, brought to the prior's {pixels} pixels,", fix)
+    check_hidden(small, f"the mask {request.mask}, brought to the prior's {size} pixels,", fix)
     if hidden.sum() > hidden[fit.kept].sum():
-        say(console, f"{request.mask}: what it hides outside of the central square stays as it is; --fit pad keeps it")
-    say(console, f"{request.mask}: {hidden.mean():.1%} of the pixels are hidden, {small.mean():.1%} at {pixels}")
+        say(console, f"{request.mask}: what it hides outside of the part kept stays as it is; --fit pad keeps it")
+    say(console, f"{request.mask}: {hidden.mean():.1%} of the pixels are hidden, {small.mean():.1%} at {size}")
     return hidden, Mask(1.0 - small[..., None].astype(np.float32))
 
 
 def read_blur(request: Restore, fit: Fit, console: Console) -> Blur | GaussianBlur:
     """Returns the blur as it looks at the prior's size."""
-    pixels = f"{fit.size}x{fit.size}"
+    size = pixels(*fit.prior)
     if request.blur_std is not None:
-        operator = GaussianBlur(request.blur_std / fit.scale, 2 * fit.size - 1)
+        operator = GaussianBlur(request.blur_std / fit.scale, 2 * min(fit.prior) - 1)
         taps = len(operator.taps)
-        words = f"a Gaussian of {request.blur_std:g} pixels, {request.blur_std / fit.scale:.3g} at {pixels}"
+        words = f"a Gaussian of {request.blur_std:g} pixels, {request.blur_std / fit.scale:.3g} at {size}"
     else:
         assert request.kernel is not None
         kernel = scale_kernel(read_kernel(request.kernel), fit.scale)
-        check_kernel(kernel, fit.size, f"the kernel {request.kernel}")
+        check_kernel(kernel, fit.prior, f"the kernel {request.kernel}")
         operator, taps = Blur(kernel), kernel.size
-        words = f"{request.kernel}, {kernel.shape[1]}x{kernel.shape[0]} at {pixels}"
+        words = f"{request.kernel}, {pixels(*kernel.shape)} at {size}"
     say(console, f"blur: {words}" + ("; that is finer than a pixel, nothing is left to deblur" if taps == 1 else ""))
     return operator

@@ -2,15 +2,15 @@
 
 from rich.console import Console
 
-from jaxdiff import archive
+from jaxdiff.chains import archive
 from jaxdiff.cli.damage import read_damage, say
 from jaxdiff.cli.request import Export
 from jaxdiff.cli.restore import check_steps, set_up
-from jaxdiff.priors.storage import load_prior
 from jaxdiff.errors import UserError
+from jaxdiff.priors.storage import load_prior
 
 
-def export(request: Export) -> None:
+def export_sampler(request: Export) -> None:
     """Writes the folder.
 
     Raises:
@@ -19,9 +19,9 @@ def export(request: Export) -> None:
     """
     request.check()
     console = Console()
-    denoiser = load_prior(request.prior, dtype=request.dtype)
-    check_steps(request, denoiser)
-    run = set_up(request, denoiser, read_damage(request, denoiser.image_shape[0], console))
+    prior = load_prior(request.prior, dtype=request.dtype)
+    check_steps(request, prior)
+    run = set_up(request, prior, read_damage(request, prior.image_shape[:2], console).measurement)
     try:
         archive.save(
             request.folder,

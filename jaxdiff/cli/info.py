@@ -10,11 +10,11 @@ import jax
 from rich.console import Console
 
 import jaxdiff
-from jaxdiff import operators, samplers
+from jaxdiff import guidance, operators, samplers
 from jaxdiff.cli.request import Restore
 from jaxdiff.priors.storage import SHIPPED, PriorError, read_config
 from jaxdiff.runs.folder import environment
-from jaxdiff.runs.methods import METHODS, TASKS
+from jaxdiff.runs.methods import KNOWN_METHODS, TASKS
 from jaxdiff.runs.scores import load_lpips_nets
 
 
@@ -32,7 +32,7 @@ def print_info() -> None:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         console.print(f"{'memory':<10} {total / 2**30:.1f} GiB, {os.cpu_count()} processors")
     for prior in sorted([*SHIPPED.glob("*/"), *Path("priors").glob("*/")]):
-        console.print(f"{'prior':<10} {describe_prior(prior)}")
+        console.print(f"{'prior':<10} {prior_line(prior)}")
     nets, missing = load_lpips_nets()
     for name in nets:
         console.print(f"{'LPIPS':<10} {name}: found")
@@ -40,8 +40,8 @@ def print_info() -> None:
         console.print(f"{'LPIPS':<10} {message}")
 
 
-def describe_prior(folder: Path) -> str:
-    """Tells a prior's name, size, and what its network predicts."""
+def prior_line(folder: Path) -> str:
+    """Returns a prior's name, its size, and what its network predicts."""
     name = folder.name if folder.parent == SHIPPED else str(folder)
     try:
         config = read_config(folder)
@@ -57,8 +57,8 @@ def print_list() -> None:
     console.print("tasks of `jaxdiff restore`")
     for task in TASKS:
         console.print(f"  {task:<12} by --method {Restore(Path(), task=task).chosen_method} by default")
-    console.print(f"\nmethods of `jaxdiff restore`: {', '.join(METHODS)}")
-    for title, module in (("samplers", samplers), ("operators", operators)):
+    console.print(f"\nmethods of `jaxdiff restore`: {KNOWN_METHODS}")
+    for title, module in (("samplers", samplers), ("guidance", guidance), ("operators", operators)):
         console.print(f"\n{title} (jaxdiff.{title})")
         for name, found in vars(module).items():
             if dataclasses.is_dataclass(found):

@@ -1,11 +1,13 @@
-"""The command `jaxdiff`: restore a picture, export a sampler, tell what is installed, list what there is.
+"""The command `jaxdiff`: restore a picture, export a sampler, convert a network, print what there is.
 
 jaxdiff restore DAMAGED.png --mask MASK.png
 jaxdiff export DAMAGED.png --mask MASK.png
+jaxdiff convert unet CHECKPOINT.pt FOLDER
 jaxdiff info
 jaxdiff list
 """
 
+import sys
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -25,9 +27,15 @@ class List:
     """Tasks, samplers and operators, with their parameters and sources."""
 
 
+@dataclass(frozen=True)
+class Convert:
+    """Convert checkpoints of other libraries to priors and back; `jaxdiff convert --help` lists its own commands."""
+
+
 Command = (
     Annotated[Restore, tyro.conf.subcommand("restore")]
     | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[Info, tyro.conf.subcommand("info")]
     | Annotated[List, tyro.conf.subcommand("list")]
 )
@@ -35,6 +43,11 @@ Command = (
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line; bad input ends with one sentence and exit code 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["convert"]:
+        from convert_weights.__main__ import main as convert
+
+        sys.exit(convert(arguments[1:], program="jaxdiff convert"))
     command = tyro.cli(
         Command,  # pyright: ignore[reportArgumentType]
         prog="jaxdiff",
@@ -46,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
         run(command)
 
 
-def run(command: Restore | Export | Info | List) -> None:
+def run(command: Restore | Export | Convert | Info | List) -> None:
     """Carries out a command; JAX is imported here and not before."""
     if isinstance(command, Restore):
         command.check()
@@ -55,9 +68,9 @@ def run(command: Restore | Export | Info | List) -> None:
         use_all_cores()
         keep_compiled_programs()
         if isinstance(command, Export):
-            from jaxdiff.cli.export import export
+            from jaxdiff.cli.export import export_sampler
 
-            export(command)
+            export_sampler(command)
         else:
             from jaxdiff.cli.restore import restore
 

@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from jaxdiff.errors import UserError, check_name, check_names, check_positive
-from jaxdiff.runs.methods import METHODS, TASKS, WEIGHTINGS
+from jaxdiff.runs.methods import KNOWN_METHODS, METHODS, TASKS, HyperParameters, check_flags
 
 
 @dataclass(frozen=True)
@@ -42,17 +44,20 @@ class Restore:
     """How a picture that is not square is brought to the prior's size: crop or pad."""
     samples: int = 4
     """How many restorations to draw."""
-    method: str | None = None
-    """dps, score-ald, sdedit, dps-likelihood, tmpd, pigdm or mmps; the best for the task by default."""
+    method: Annotated[
+        str | None, tyro.conf.arg(help=f"How to sample: {KNOWN_METHODS}; the best for the task by default.")
+    ] = None
     zeta: float | None = None
-    """dps: step size, in the units of the literature (256x256 pixels, 1000 steps). dps-likelihood: its weight, 1
-    for the likelihood itself in 1000 steps."""
+    """dps, dps-norm: step size, in the units of the literature (256x256 pixels, 1000 steps). dps-likelihood: its
+    weight, 1 for the likelihood itself in 1000 steps."""
     gamma: tuple[float, float] | None = None
     """score-ald: gamma at the clean and at the noisy end, in the units of the literature."""
-    weighting: str = "over_gamma"
-    """score-ald: over_gamma, over_variance or twice_over_variance."""
+    weighting: str | None = None
+    """score-ald: over_gamma (the default), over_variance or twice_over_variance."""
     start: int | None = None
     """sdedit: start time, 0 to 999."""
+    iterations: int | None = None
+    """pigdm, mmps: iterations of conjugate gradients in every step."""
     prior: str = "faces-32"
     """A shipped prior, or a folder written by `python -m convert_weights`."""
     dtype: Literal["float32", "tf32", "bfloat16"] = "float32"
@@ -89,6 +94,11 @@ class Restore:
         """The method asked for, or the task's own."""
         return self.method or ("sdedit" if self.task == "denoise" else "dps")
 
+    @property
+    def hyper_parameters(self) -> HyperParameters:
+        """What was chosen by hand."""
+        return HyperParameters(self.zeta, self.gamma, self.weighting, self.start, self.iterations)
+
     def check(self) -> None:
         """Refuses flags that make no sense or do not go together, before anything slow.
 
@@ -97,15 +107,11 @@ class Restore:
         """
         check_name(self.task, list(TASKS), "task")
         check_name(self.chosen_method, list(METHODS), "method")
-        check_name(self.weighting, WEIGHTINGS, "weighting")
         check_name(self.fit, ("crop", "pad"), "fit")
-        check_positive(samples=self.samples, steps=self.steps, batch_size=self.batch_size)
+        check_positive(samples=self.samples, steps=self.steps, batch_size=self.batch_size, iterations=self.iterations)
         self._check_sigma()
         self._check_operator()
-        owners = {"zeta": ("dps", "dps-likelihood"), "gamma": ("score-ald",), "start": ("sdedit",)}
-        for flag, methods in owners.items():
-            if getattr(self, flag) is not None and self.chosen_method not in methods:
-                raise UserError(f"--{flag} belongs to --method {' or '.join(methods)}, not to {self.chosen_method}.")
+        check_flags(self.chosen_method, self.hyper_parameters)
 
     def _check_sigma(self) -> None:
         if self.sigma is not None and self.sigma_steps is not None:

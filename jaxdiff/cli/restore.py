@@ -11,16 +11,16 @@ from rich.console import Console
 
 from jaxdiff.cli.damage import Damage, read_damage, say
 from jaxdiff.cli.request import Restore
+from jaxdiff.errors import UserError
 from jaxdiff.images.files import write_gif, write_image
 from jaxdiff.images.grid import heat, labelled_grid
+from jaxdiff.measurement import Measurement
 from jaxdiff.metrics.diagnosis import Diagnose, Verdict
-from jaxdiff.operators import observed
-from jaxdiff.priors.denoiser import Denoiser
+from jaxdiff.priors.denoiser import Denoiser, Prior
 from jaxdiff.priors.storage import load_prior
 from jaxdiff.runs import report
-from jaxdiff.errors import UserError
 from jaxdiff.runs.folder import command_line, describe_prior, digest, finish_folder, open_folder, write_npz
-from jaxdiff.runs.methods import METHODS, TASKS, HyperParameters, Run, describe_sigma, make_run, matched_time
+from jaxdiff.runs.methods import METHODS, TASKS, Run, describe_sigma, make_run, matched_time
 from jaxdiff.runs.runner import Drawn, draw, sample_keys
 from jaxdiff.runs.scores import judge, load_lpips_nets, mean_and_std, residual_text, score
 from jaxdiff.runs.tables import Row, write_csv
@@ -41,17 +41,18 @@ def restore(request: Restore) -> None:
     """
     request.check()
     console = Console()
-    denoiser = load_prior(request.prior, dtype=request.dtype)
-    check_steps(request, denoiser)
-    damage = read_damage(request, denoiser.image_shape[0], console)
-    if request.task == "denoise" and matched_time(denoiser.schedule, damage.sigma_y) == 0:
+    prior = load_prior(request.prior, dtype=request.dtype)
+    check_steps(request, prior)
+    damage = read_damage(request, prior.image_shape[:2], console)
+    measurement = damage.measurement
+    if request.task == "denoise" and matched_time(prior.schedule, float(measurement.sigma_y)) == 0:
         say(console, "that is less noise than the prior's finest level: there is hardly anything to denoise")
-    run = set_up(request, denoiser, damage)
-    settings = settings_of(request, denoiser, damage)
+    run = set_up(request, prior, measurement)
+    settings = restore_settings(request, prior, measurement)
     command = command_line(PROGRAM, request)
     open_folder(request.folder, settings, command=command, resume=request.resume, overwrite=request.overwrite)
     used = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in run.settings.items())
-    say(console, f"{METHODS[request.chosen_method]}: {used}; {request.samples} samples")
+    say(console, f"{METHODS[request.chosen_method].name}: {used}; {request.samples} samples")
     keys = sample_keys(request.seed, request.samples)
     drawn = draw(
         TASKS[request.task],
@@ -60,78 +61,71 @@ def restore(request: Restore) -> None:
         request.folder / "samples" / "samples.npz",
         console,
         batch_size=request.batch_size,
-        residual=residual_text(damage.operator, damage.y, damage.sigma_y),
-        observer=Diagnose(denoiser.schedule, damage.operator, damage.y, damage.sigma_y),
+        residual=residual_text(measurement),
+        observer=Diagnose(prior.schedule, measurement),
     )
-    judged = judge(drawn.samples, damage.operator, damage.y, damage.sigma_y, drawn.diagnosis)
-    kept = known_kept(request, damage, drawn.samples)
-    rows = write_results(request, damage, run, replace(drawn, samples=kept), judged, console)
-    say(console, summary(rows, drawn))
-    put_back = " Then these were put back." if request.task == "inpaint" and damage.sigma_y == 0 else ""
-    say(console, f"{judged[0].word}: {judged[0].sentence}{put_back}")
+    verdicts = judge(drawn.samples, measurement, drawn.diagnosis, request.chosen_method)
+    kept = known_kept(request, measurement, drawn.samples)
+    rows = write_results(request, damage, run, replace(drawn, samples=kept), verdicts, console)
+    say(console, summary_text(rows, drawn))
+    put_back = " Then these were put back." if request.task == "inpaint" and measurement.noiseless else ""
+    say(console, f"{verdicts[0].word}: {verdicts[0].sentence}{put_back}")
     say(console, NOT_EVIDENCE)
     say(console, f"written to {request.folder}: report.html, grid.png, restored_0.png ..., metrics.csv")
 
 
-def check_steps(request: Restore, denoiser: Denoiser) -> None:
+def check_steps(request: Restore, prior: Prior) -> None:
     """Refuses more steps than the prior has times."""
-    if request.steps > denoiser.schedule.num_times:
-        raise UserError(f"--steps must be between 1 and {denoiser.schedule.num_times}, got {request.steps}.")
+    if request.steps > prior.schedule.num_times:
+        raise UserError(f"--steps must be between 1 and {prior.schedule.num_times}, got {request.steps}.")
 
 
-def set_up(request: Restore, denoiser: Denoiser, damage: Damage) -> Run:
+def set_up(request: Restore, prior: Prior, measurement: Measurement) -> Run:
     """Sets the method up with the hyper-parameters asked for."""
-    chosen = HyperParameters(request.zeta, request.gamma, request.weighting, request.start)
-    return make_run(
-        request.chosen_method,
-        request.task,
-        denoiser,
-        damage.operator,
-        damage.y,
-        damage.sigma_y,
-        request.steps,
-        chosen,
-    )
+    method, task = request.chosen_method, request.task
+    return make_run(method, task, prior, measurement, request.steps, request.hyper_parameters)
 
 
-def settings_of(request: Restore, denoiser: Denoiser, damage: Damage) -> dict[str, Any]:
+def restore_settings(request: Restore, prior: Denoiser, measurement: Measurement) -> dict[str, Any]:
     """Everything that decides the numbers; a folder is continued only if all of it is the same."""
     without = {"out", "resume", "overwrite", "batch_size"}
     return {
         **{k: v for k, v in asdict(request).items() if k not in without},
-        "measurement_sha256": digest(damage.y, *jax.tree.leaves(damage.operator)),
-        "sigma_y": describe_sigma(damage.sigma_y),
-        "denoiser": describe_prior(denoiser),
+        "measurement_sha256": digest(measurement.y, *jax.tree.leaves(measurement.operator)),
+        "sigma_y": describe_sigma(float(measurement.sigma_y)),
+        "denoiser": describe_prior(prior),
         "keys": "root = jax.random.key(seed); noise of --simulate: fold_in(root, 1); "
         "sample k: fold_in(fold_in(root, 2), k); step from t: fold_in(sample key, t)",
     }
 
 
-def known_kept(request: Restore, damage: Damage, samples: Float[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n h w 3"]:
+def known_kept(
+    request: Restore, measurement: Measurement, samples: Float[np.ndarray, "n h w 3"]
+) -> Float[np.ndarray, "n h w 3"]:
     """Clips the samples to [-1, 1]; without noise, an inpainting's known pixels are those of the measurement."""
     clipped = np.clip(samples, -1, 1)
-    if request.task != "inpaint" or damage.sigma_y > 0:
+    if request.task != "inpaint" or not measurement.noiseless:
         return clipped
-    return np.where(np.asarray(observed(damage.operator, damage.y)) > 0, np.asarray(damage.y), clipped)
+    return np.where(np.asarray(measurement.observed) > 0, np.asarray(measurement.y), clipped)
 
 
 def write_results(
-    request: Restore, damage: Damage, run: Run, drawn: Drawn, judged: tuple[Verdict, list[str]], console: Console
+    request: Restore, damage: Damage, run: Run, drawn: Drawn, verdicts: tuple[Verdict, list[str]], console: Console
 ) -> list[Row]:
     """Writes pictures, scores with the verdict on each sample, and the report; returns the scores."""
-    out, samples = request.folder, drawn.samples
+    out, samples, measurement = request.folder, drawn.samples, damage.measurement
     nets, missing = load_lpips_nets() if damage.truth is not None else ({}, [])
-    rows = score(samples, damage.operator, damage.y, damage.sigma_y, truth=damage.truth, nets=nets)
-    verdict, words = judged
+    rows = score(samples, measurement, truth=damage.truth, nets=nets)
+    verdict, words = verdicts
     rows = [{**row, "verdict": word} for row, word in zip(rows, words, strict=True)]
     write_csv(out / "metrics.csv", rows)
     arrays = {} if damage.truth is None else {"truth": damage.truth}
     write_npz(
         out / "measurement.npz",
-        y=damage.y,
-        observed=observed(damage.operator, damage.y),
-        sigma_y=damage.sigma_y,
-        **{f"operator_{i}": leaf for i, leaf in enumerate(jax.tree.leaves(damage.operator))},
+        y=measurement.y,
+        observed=measurement.observed,
+        sigma_y=measurement.sigma_y,
+        **{f"operator_{i}": leaf for i, leaf in enumerate(jax.tree.leaves(measurement.operator))},
         **arrays,
     )
     write_pictures(out, damage, drawn)
@@ -147,7 +141,8 @@ def write_pictures(out: Path, damage: Damage, drawn: Drawn) -> None:
     """Writes measurement, mean, spread, samples, the grid of them all, and the reverse process."""
     mean, std = drawn.samples.mean(0), drawn.samples.std(0).mean(-1)
     spread = heat(std, max(float(np.quantile(std, 0.99)), 1e-6))
-    write_image(out / "measurement.png", damage.y)
+    y = damage.measurement.y
+    write_image(out / "measurement.png", y)
     write_image(out / "mean.png", mean)
     write_image(out / "std.png", spread)
     for old in out.glob("restored_*.png"):
@@ -156,7 +151,7 @@ def write_pictures(out: Path, damage: Damage, drawn: Drawn) -> None:
         write_image(out / "samples" / f"sample_{k}.png", x)
         write_image(out / f"restored_{k}.png", at_own_size(damage, x))
     write_gif(out / "process.gif", list(drawn.frames.astype(np.float32) / 127.5 - 1), ms=150)
-    first = [damage.y, mean, spread, *drawn.samples]
+    first = [y, mean, spread, *drawn.samples]
     titles = [
         "measurement",
         "mean",
@@ -165,7 +160,7 @@ def write_pictures(out: Path, damage: Damage, drawn: Drawn) -> None:
     ]
     if damage.truth is not None:
         first, titles = [damage.truth, *first], ["truth", *titles]
-    write_image(out / "grid.png", labelled_grid([first], titles, scale=max(1, round(128 / damage.y.shape[0]))))
+    write_image(out / "grid.png", labelled_grid([first], titles, scale=max(1, round(128 / y.shape[0]))))
 
 
 def at_own_size(damage: Damage, x: Float[np.ndarray, "h w 3"]) -> Float[np.ndarray, "H W 3"]:
@@ -181,11 +176,11 @@ def write_report(
     """Writes `report.html`."""
     blocks = [
         report.command(command_line(PROGRAM, request)),
-        report.paragraph(f"{damage.fit.describe()}. Noise: {describe_sigma(damage.sigma_y)}."),
+        report.paragraph(f"{damage.fit.describe()}. Noise: {describe_sigma(float(damage.measurement.sigma_y))}."),
         report.samples_section(
-            f"{TASKS[request.task]}, {METHODS[request.chosen_method]}",
+            f"{TASKS[request.task]}, {METHODS[request.chosen_method].name}",
             samples=drawn.samples,
-            measurement=np.asarray(damage.y),
+            measurement=np.asarray(damage.measurement.y),
             truth=None if damage.truth is None else np.asarray(damage.truth),
             rows=rows,
             frames=drawn.frames,
@@ -199,8 +194,8 @@ def write_report(
     report.write_page(request.folder / "report.html", f"{request.damaged.name}: {TASKS[request.task]}", blocks)
 
 
-def summary(rows: list[Row], drawn: Drawn) -> str:
-    """Tells the scores, and how long it took."""
+def summary_text(rows: list[Row], drawn: Drawn) -> str:
+    """Returns the scores, and how long it took, in words."""
     parts = []
     for column, words in (("psnr", "PSNR {:.1f} ± {:.1f} dB"), ("residual_ratio", "residual {:.2f} ± {:.2f} x noise")):
         if column in rows[0] and (values := mean_and_std([row[column] for row in rows])):

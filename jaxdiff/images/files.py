@@ -16,9 +16,7 @@ _WHITE = 1.0
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, NotImplementedError, Image.DecompressionBombError)
 
 
-def read_image(
-    path: str | os.PathLike, size: int | None = None, background: float = _WHITE
-) -> Float[np.ndarray, "h w 3"]:
+def read_image(path: str | os.PathLike, background: float = _WHITE) -> Float[np.ndarray, "h w 3"]:
     """Reads a picture file into a float image in [-1, 1].
 
     `x = 2 v / v_max - 1`, with `v_max` 255 or, for 16-bit grey files, 65535. The camera's orientation
@@ -26,17 +24,13 @@ def read_image(
 
     Args:
         path: any file that Pillow reads.
-        size: if given, the largest centred square is cut out and resized to `size` x `size` pixels
-            (Pillow's antialiased Lanczos filter, in float, clipped to [-1, 1]).
         background: the grey in [-1, 1] that transparency is laid over, if not white.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is not a picture, is damaged, or holds floats, or `size` is below 1.
+        ValueError: if the file is not a picture, is damaged, or holds floats.
     """
     path = Path(path)
-    if size is not None and size < 1:
-        raise ValueError(f"`size` must be at least 1 pixel, got {size}.")
     if not path.exists():
         raise FileNotFoundError(f"there is no image {path}.")
     if path.is_dir():
@@ -48,8 +42,6 @@ def read_image(
             raise ValueError(f"{path} is not an image in a format that Pillow knows.") from error
         except _DAMAGE as error:
             raise ValueError(f"{path} is a damaged or unusual image: {error}.") from error
-    if size is not None:
-        rgb = _square(rgb, size)
     return 2 * rgb - 1
 
 
@@ -80,7 +72,7 @@ def write_image(path: str | os.PathLike, x: Float[ArrayLike, "h w c"]) -> None:
     Raises:
         ValueError: if the name, shape or dtype is another, or `x` is not finite.
     """
-    picture = toto_picture(x)
+    picture = to_picture(x)
     _check_suffix(path, ".png")
     write_atomically(path, lambda file: picture.save(file, format="PNG"))
 
@@ -160,16 +152,3 @@ def _decode(file: IO[bytes], background: float) -> np.ndarray:
         colour, alpha = rgba[..., :3], rgba[..., 3:]
         return alpha * colour + (1 - alpha) * background
     return np.asarray(image.convert("RGB"), np.float32) / 255
-
-
-def _square(rgb: np.ndarray, size: int) -> np.ndarray:
-    h, w, _ = rgb.shape
-    side = min(h, w)
-    top, left = (h - side) // 2, (w - side) // 2
-    rgb = rgb[top : top + side, left : left + side]
-    if side == size:
-        return rgb
-    # Channel by channel in float: Pillow resizes colour pictures only in 8 bits.
-    channels = [Image.fromarray(np.ascontiguousarray(rgb[..., i])) for i in range(3)]
-    resized = [channel.resize((size, size), Image.Resampling.LANCZOS) for channel in channels]
-    return np.clip(np.stack([np.asarray(channel) for channel in resized], axis=-1), 0, 1)

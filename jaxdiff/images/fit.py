@@ -1,4 +1,4 @@
-"""Pictures, masks and blur kernels of any size, brought to the square of a prior and back.
+"""Pictures and masks of any size, brought to the size of a prior and back.
 
 Sizes in messages are width x height, as image viewers print them. Everything wrong with a file is a `UserError`.
 """
@@ -10,110 +10,113 @@ import numpy as np
 from jaxtyping import Bool, Float
 from PIL import Image
 
-from jaxdiff.images.files import read_image
 from jaxdiff.errors import UserError, check_name
+from jaxdiff.images.files import read_image
 
 _WHITE_IS_HIDDEN = "white marks what is to be filled, and --invert-mask turns that round"
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How a picture is brought to the `size` x `size` pixels of a prior: cut or padded to a square, then made smaller.
+    """How a picture is brought to the size of a prior: cut or padded to its aspect ratio, then made smaller.
 
-    A small pixel is the mean of the area it covers. That is what a coarser camera would have measured; it keeps
-    white noise white where the sizes divide, and no pixel reaches beyond its own area.
+    This is the one way by which pictures change their size. A small pixel is the mean of the area it covers. That is
+    what a coarser camera would have measured; it keeps white noise white where the sizes divide, and no pixel reaches
+    beyond its own area.
 
     Args:
         name: the picture's name in messages.
-        height: of the picture.
-        width: of the picture.
-        size: of the prior.
-        mode: "crop" keeps the largest centred square, "pad" the whole picture in the middle of a square, with its
-            edges repeated.
+        picture: `(height, width)` of the picture, in pixels.
+        prior: `(height, width)` that the prior needs.
+        mode: "crop" keeps the largest centred part of the prior's aspect ratio, "pad" the whole picture in the middle
+            of a frame of that ratio, with its edges repeated.
 
     Raises:
-        UserError: if the square has fewer than `size` pixels a side: details that were never measured cannot be
+        UserError: if the frame has fewer pixels along a side than the prior: details that were never measured cannot be
             handed to a sampler as a measurement.
     """
 
     name: str
-    height: int
-    width: int
-    size: int
+    picture: tuple[int, int]
+    prior: tuple[int, int]
     mode: str = "crop"
 
     def __post_init__(self) -> None:
         check_name(self.mode, ("crop", "pad"), "fit")
-        if self.side < self.size:
-            found, needed = pixels(self.height, self.width), pixels(self.size, self.size)
+        if any(side < needed for side, needed in zip(self.frame, self.prior, strict=True)):
             raise UserError(
-                f"{self.name} has {found} pixels, fewer than the {needed} that the prior needs; "
-                "take a larger picture, or a prior of smaller ones with --prior."
+                f"{self.name} has {pixels(*self.picture)} pixels, fewer than the {pixels(*self.prior)} that the prior "
+                "needs; take a larger picture, or a prior of smaller ones with --prior."
             )
 
     @property
-    def side(self) -> int:
-        """Side of the square, in pixels of the picture."""
-        return min(self.height, self.width) if self.mode == "crop" else max(self.height, self.width)
+    def frame(self) -> tuple[int, int]:
+        """Height and width of what becomes the prior's picture, in pixels of the picture."""
+        (height, width), (h, w) = self.picture, self.prior
+        if (height * w <= width * h) == (self.mode == "crop"):
+            return height, round(height * w / h)
+        return round(width * h / w), width
 
     @property
     def scale(self) -> float:
         """Pixels of the picture per pixel of the prior, along one side; at least 1."""
-        return self.side / self.size
+        return self.frame[0] / self.prior[0]
 
     @property
     def kept(self) -> tuple[slice, slice]:
         """Rows and columns of the picture that the prior sees."""
-        return _centre(self.height, self.side), _centre(self.width, self.side)
+        return _centre(self.picture[0], self.frame[0]), _centre(self.picture[1], self.frame[1])
 
     @property
     def _inside(self) -> tuple[slice, slice]:
-        """Rows and columns of the square that come from the picture."""
-        return _centre(self.side, self.height), _centre(self.side, self.width)
+        """Rows and columns of the frame that come from the picture."""
+        return _centre(self.frame[0], self.picture[0]), _centre(self.frame[1], self.picture[1])
 
     @property
     def _margins(self) -> list[tuple[int, int]]:
-        return [(span.start, self.side - span.stop) for span in self._inside]
+        return [(span.start, side - span.stop) for span, side in zip(self._inside, self.frame, strict=True)]
 
     def describe(self) -> str:
         """Says in one line what happens to the picture."""
-        has = f"{self.name}: {pixels(self.height, self.width)} pixels"
-        square = pixels(self.side, self.side)
+        has = f"{self.name}: {pixels(*self.picture)} pixels"
+        frame = pixels(*self.frame)
         done = []
-        if self.height != self.width:
-            cut = f"the central {square} are kept"
-            done.append(cut if self.mode == "crop" else f"padded to {square} by repeating its edges")
-        if self.side != self.size:
-            done.append(f"resized to {pixels(self.size, self.size)}")
+        if self.picture != self.frame:
+            cut = f"the central {frame} are kept"
+            done.append(cut if self.mode == "crop" else f"padded to {frame} by repeating its edges")
+        if self.frame != self.prior:
+            done.append(f"resized to {pixels(*self.prior)}")
         return f"{has}; {' and '.join(done)}" if done else f"{has}, used as they are"
 
-    def apply(self, x: Float[np.ndarray, "h w 3"]) -> Float[np.ndarray, "size size 3"]:
+    def apply(self, x: Float[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h2 w2 3"]:
         """Returns the picture as the prior sees it; one that has the prior's size already, unchanged."""
-        square = np.pad(x[self.kept], [*self._margins, (0, 0)], mode="edge")
-        if self.side == self.size:
-            return square
-        weights = self._weights()
-        return np.clip(weights @ np.tensordot(weights, square, 1), -1, 1)
+        framed = np.pad(x[self.kept], [*self._margins, (0, 0)], mode="edge")
+        if self.frame == self.prior:
+            return framed
+        down, across = self._weights()
+        return np.clip(across @ np.tensordot(down, framed, 1), -1, 1)
 
-    def apply_hidden(self, hidden: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "size size"]:
+    def apply_hidden(self, hidden: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h2 w2"]:
         """Returns which pixels of `apply`'s picture are hidden: those that hold any part of a hidden one.
 
         So the values under the mask reach no known pixel. Padding counts as hidden: it was never measured.
         """
-        square = np.pad(hidden[self.kept], self._margins, constant_values=True)
-        touched = (self._weights() > 0).astype(np.float32)
-        return touched @ square @ touched.T > 0
+        framed = np.pad(hidden[self.kept], self._margins, constant_values=True)
+        down, across = ((weights > 0).astype(np.float32) for weights in self._weights())
+        return down @ framed @ across.T > 0
 
-    def undo(self, x: Float[np.ndarray, "size size 3"]) -> Float[np.ndarray, "h w 3"]:
+    def undo(self, x: Float[np.ndarray, "h2 w2 3"]) -> Float[np.ndarray, "h w 3"]:
         """Returns a sample without its padding, so with the shape of what was kept, at the prior's resolution."""
-        size, side = self.size, self.side
-        rows, columns = (slice(s.start * size // side, -(-s.stop * size // side)) for s in self._inside)
+        rows, columns = (
+            slice(span.start * size // side, -(-span.stop * size // side))
+            for span, size, side in zip(self._inside, self.prior, self.frame, strict=True)
+        )
         return x[rows, columns]
 
     def paste(
         self,
         original: Float[np.ndarray, "h w 3"],
-        sample: Float[np.ndarray, "size size 3"],
+        sample: Float[np.ndarray, "h2 w2 3"],
         hidden: Bool[np.ndarray, "h w"],
     ) -> Float[np.ndarray, "h w 3"]:
         """Fills the hidden pixels of the original from a sample, enlarged by bicubic interpolation.
@@ -122,13 +125,30 @@ class Fit:
         """
         filled = np.array(original)
         holes = hidden[self.kept]
-        filled[self.kept][holes] = _enlarge(np.asarray(sample), self.side)[self._inside][holes]
+        filled[self.kept][holes] = _enlarge(np.asarray(sample), self.frame)[self._inside][holes]
         return filled
 
-    def _weights(self) -> Float[np.ndarray, "size side"]:
+    def _weights(self) -> list[Float[np.ndarray, "size side"]]:
         # Edges in units of 1 / (size side) pixels are whole numbers, so that a weight is zero or not without rounding.
-        old, new = np.arange(self.side + 1) * self.size, np.arange(self.size + 1) * self.side
-        return (overlaps(old, new) / self.side).astype(np.float32)
+        return [
+            (overlaps(np.arange(side + 1) * size, np.arange(size + 1) * side) / side).astype(np.float32)
+            for size, side in zip(self.prior, self.frame, strict=True)
+        ]
+
+
+def read_fitted(path: Path, prior: tuple[int, int]) -> tuple[Float[np.ndarray, "h w 3"], Fit]:
+    """Reads a photo at the size of a prior, cut to its middle and made smaller where needed; for scripts.
+
+    Args:
+        path: a picture file.
+        prior: `(height, width)` that the prior needs.
+
+    Raises:
+        UserError: if the file is no picture, damaged, or too small.
+    """
+    picture = read_picture(path)
+    fit = Fit(str(path), picture.shape[:2], prior)
+    return fit.apply(picture), fit
 
 
 def read_picture(path: Path, background: float = 1.0) -> Float[np.ndarray, "h w 3"]:
@@ -179,11 +199,11 @@ def check_hidden(hidden: Bool[np.ndarray, "h w"], what: str, fix: str = _WHITE_I
         raise UserError(f"{what} hides every pixel; {fix}.")
 
 
-def _enlarge(x: Float[np.ndarray, "size size 3"], side: int) -> Float[np.ndarray, "side side 3"]:
-    if side != len(x):
+def _enlarge(x: Float[np.ndarray, "h2 w2 3"], size: tuple[int, int]) -> Float[np.ndarray, "h w 3"]:
+    if size != x.shape[:2]:
         # Channel by channel in float: Pillow resizes colour pictures only in 8 bits.
         channels = [Image.fromarray(np.ascontiguousarray(x[..., i])) for i in range(3)]
-        large = [np.asarray(channel.resize((side, side), Image.Resampling.BICUBIC)) for channel in channels]
+        large = [np.asarray(channel.resize((size[1], size[0]), Image.Resampling.BICUBIC)) for channel in channels]
         x = np.stack(large, axis=-1)
     return np.clip(x, -1, 1)
 

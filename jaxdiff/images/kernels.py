@@ -7,8 +7,8 @@ from tokenize import TokenError
 import numpy as np
 from jaxtyping import Float
 
-from jaxdiff.images.fit import overlaps, read_picture
 from jaxdiff.errors import UserError
+from jaxdiff.images.fit import overlaps, pixels, read_picture
 
 
 def read_kernel(path: Path) -> Float[np.ndarray, "kh kw"]:
@@ -49,12 +49,13 @@ def scale_kernel(kernel: Float[np.ndarray, "kh kw"], scale: float) -> Float[np.n
     return (kernel / kernel.sum()).astype(np.float32)
 
 
-def check_kernel(kernel: Float[np.ndarray, "kh kw"], size: int, what: str) -> None:
-    """Refuses a kernel that is too large for pictures of `size` x `size` pixels, whose edges are reflected."""
-    if max(kernel.shape) > 2 * size - 1:
+def check_kernel(kernel: Float[np.ndarray, "kh kw"], image: tuple[int, int], what: str) -> None:
+    """Refuses a kernel that is too large for images of this height and width, whose edges are reflected."""
+    largest = [2 * side - 1 for side in image]
+    if any(side > limit for side, limit in zip(kernel.shape, largest, strict=True)):
         raise UserError(
             f"{what} has {pixels(*kernel.shape)} pixels at the prior's resolution, "
-            f"more than {pixels(2 * size - 1, 2 * size - 1)}; cut its margins off."
+            f"more than {pixels(*largest)}; cut its margins off."
         )
 
 

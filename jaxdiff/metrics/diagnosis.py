@@ -112,6 +112,10 @@ class Remedies(NamedTuple):
     sees_data: bool = True
 
 
+NOTHING_TO_CHANGE = Remedies()
+"""Of a method without hyper-parameters."""
+
+
 class Verdict(NamedTuple):
     """What samples are worth.
 
@@ -129,7 +133,7 @@ def verdict(
     diagnosis: Diagnosis | None,
     *,
     noiseless: bool = False,
-    remedies: Remedies = Remedies(),
+    remedies: Remedies = NOTHING_TO_CHANGE,
 ) -> Verdict:
     """Judges the samples of one run, by what needs no truth and holds for every sampler and integrator.
 

@@ -105,8 +105,9 @@ def pinv(
 
 
 def _spectral_pinv(
-    operator: SpectralOperator, y: Array, image_shape: tuple[int, int, int], tol: float
+    operator: SpectralOperator, y: Array, image_shape: tuple[int, ...], tol: float
 ) -> Float[Array, "h w c"]:
-    values = operator.singular_values(image_shape)
+    h, w, c = image_shape
+    values = operator.singular_values((h, w, c))
     kept = values > tol * jnp.max(values)
     return operator.from_spectrum(jnp.where(kept, operator.data_spectrum(y) / jnp.where(kept, values, 1.0), 0.0))

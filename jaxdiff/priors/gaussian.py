@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxdiff.priors.denoiser import Prediction, Time
 from jaxdiff.pytree import pytree

@@ -1,1 +1,1 @@
-"""What surrounds a sampler in a script: result folders, resuming, progress, scores, reports."""
+"""What scripts and the command line share: methods, runs, result folders, scores, reports."""

@@ -18,9 +18,9 @@ from jax.typing import ArrayLike
 
 from jaxdiff import __version__
 from jaxdiff.disk import write_atomically
+from jaxdiff.errors import UserError
 from jaxdiff.priors.denoiser import Denoiser
 from jaxdiff.priors.storage import parameters
-from jaxdiff.errors import UserError
 
 
 def write_json(path: Path, content: Any) -> None:

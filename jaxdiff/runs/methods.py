@@ -274,7 +274,7 @@ def guided(name: str, **defaults: Any) -> Callable[[Setup], Run]:
 PRIOR_VARIANCE = 0.25
 """Variance of an entry that PiGDM assumes: about that of photographs in [-1, 1]."""
 
-_ZETA_ADVICE = {"weaker": "lower --zeta", "stronger": "raise --zeta"}
+_ZETA_ADVICE: dict[str, Any] = {"weaker": "lower --zeta", "stronger": "raise --zeta"}
 
 METHODS: dict[str, Method] = {
     "sdedit": Method(

@@ -228,11 +228,10 @@ def samples_section(
 
 
 def _along(curve: Diagnosis) -> str:
-    charts = [
-        chart(curve.residual, "residual of the estimate x0_hat along the run, in units of the noise if there is any")
-    ]
-    if np.max(curve.guidance) > 1e-3:
-        charts.append(chart(curve.guidance, "what the data add to a step, relative to DDPM's own (the last is short)"))
+    charts = (
+        chart(curve.residual, "residual of the estimate x0_hat along the run, in units of the noise if there is any"),
+        chart(curve.noise_level, "noise of the image beside the estimate, over the noise of its time"),
+    )
     return _row(charts)
 
 

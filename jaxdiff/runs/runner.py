@@ -17,9 +17,9 @@ from rich.progress import Progress as ProgressBar
 
 from jaxdiff.chains.devices import share_out
 from jaxdiff.chains.many import Progress, fitting, plan, sample_segments
+from jaxdiff.errors import UserError
 from jaxdiff.images.files import to_uint8
 from jaxdiff.metrics.diagnosis import Diagnosis
-from jaxdiff.errors import UserError
 from jaxdiff.runs.folder import read_npz, write_npz
 from jaxdiff.runs.methods import Run
 from jaxdiff.runs.platform import devices_for
