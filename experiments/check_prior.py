@@ -15,15 +15,16 @@ import numpy as np
 from rich.console import Console
 
 from experiments.shared.command import run_script
-from experiments.shared.problems import KINDS, TASKS, held_out_face, make_problem
+from experiments.shared.problems import PROBLEMS, held_out_face, make_problem
 from jaxdiff import DDPM, Denoiser, load_prior, time_grid
 from jaxdiff.disk import write_atomically
 from jaxdiff.images.files import write_image
 from jaxdiff.images.grid import grid
 from jaxdiff.metrics.pixels import psnr
 from jaxdiff.runs.folder import command_line, describe_prior, open_folder
-from jaxdiff.runs.methods import REPORTED, Run, make_run
+from jaxdiff.runs.methods import METHODS, REPORTED, Run, make_run
 from jaxdiff.runs.runner import draw
+from jaxdiff.runs.tables import markdown
 
 PROGRAM = "python -m experiments.check_prior"
 
@@ -50,50 +51,50 @@ class Config:
     """Replace the results in that folder."""
 
 
-def restored_psnr(config: Config, denoiser: Denoiser, face: int, console: Console) -> dict[tuple[str, str], float]:
+def restored_psnr(config: Config, prior: Denoiser, face: int, console: Console) -> dict[tuple[str, str], float]:
     """Restores one face by every method from every task's measurement."""
-    truth = held_out_face(face, denoiser.image_shape[0])
+    truth = held_out_face(face, prior.image_shape[0])
     key = jax.random.split(jax.random.fold_in(jax.random.key(face), 2), 1)
     found = {}
-    for task, kind in KINDS.items():
-        problem = make_problem(task, truth, config.sigma, seed=face)
+    for name in PROBLEMS:
+        problem = make_problem(name, truth, config.sigma, seed=face)
         for method in REPORTED:
-            run = make_run(method, kind, denoiser, problem.operator, problem.y, config.sigma, config.steps)
-            store = config.out / "samples" / f"face-{face}_{task}_{method}.npz"
-            drawn = draw(f"face {face}, {task}, {method}", run, key, store, console)
-            found[task, method] = float(psnr(jnp.clip(drawn.samples[0], -1, 1), truth))
+            run = make_run(method, problem.task, prior, problem.measurement, config.steps)
+            store = config.out / "samples" / f"face-{face}_{name}_{method}.npz"
+            drawn = draw(f"face {face}, {name}, {method}", run, key, store, console)
+            found[name, method] = float(psnr(jnp.clip(drawn.samples[0], -1, 1), truth))
     return found
 
 
-def table(results: list[dict[tuple[str, str], float]]) -> str:
+def faces_table(results: list[dict[tuple[str, str], float]]) -> str:
     """A row per task: PSNR of the methods, and how far DPS is above SDEdit on average and on its worst face."""
-    lines = ["| task | " + " | ".join(REPORTED.values()) + " | DPS - SDEdit | least |", "|" + " --- |" * 6]
-    for task, name in TASKS.items():
+    lines = [["task", *(METHODS[method].name for method in REPORTED), "DPS - SDEdit", "least"]]
+    for task, kind in PROBLEMS.items():
         values = {method: np.array([r[task, method] for r in results]) for method in REPORTED}
         gain = values["dps"] - values["sdedit"]
         cells = [f"{v.mean():.1f} ± {v.std():.1f}" for v in values.values()]
-        lines.append(f"| {name} | " + " | ".join([*cells, f"{gain.mean():.1f}", f"{gain.min():.1f}"]) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append([kind.title, *cells, f"{gain.mean():.1f}", f"{gain.min():.1f}"])
+    return markdown(lines)
 
 
 def main(config: Config) -> None:
     """Draws the samples, restores the faces, and writes both."""
     console = Console()
-    denoiser = load_prior(config.prior)
+    prior = load_prior(config.prior)
     settings = {k: v for k, v in asdict(config).items() if k not in ("out", "resume", "overwrite")}
-    settings["denoiser"] = describe_prior(denoiser)
+    settings["denoiser"] = describe_prior(prior)
     command = command_line(PROGRAM, config)
     open_folder(config.out, settings, command=command, resume=config.resume, overwrite=config.overwrite)
     keys = jax.random.split(jax.random.key(1), config.samples)
-    times = time_grid(denoiser.schedule.num_times, config.steps)
+    times = time_grid(prior.schedule.num_times, config.steps)
     store = config.out / "samples" / "unconditional.npz"
-    samples = draw("unconditional", Run(DDPM(denoiser), times, {}), keys, store, console).samples
-    held_out = [np.asarray(held_out_face(i, denoiser.image_shape[0])) for i in range(config.samples)]
+    samples = draw("unconditional", Run(DDPM(prior), times, {}), keys, store, console).samples
+    held_out = [np.asarray(held_out_face(i, prior.image_shape[0])) for i in range(config.samples)]
     sheets = [grid([np.kron(x, np.ones((3, 3, 1), np.float32)) for x in images], 12) for images in (held_out, samples)]
     write_image(config.out / "samples.png", np.concatenate(sheets))
-    results = [restored_psnr(config, denoiser, face, console) for face in range(config.faces)]
-    write_atomically(config.out / "table.md", table(results))
-    console.print(table(results), soft_wrap=True, highlight=False, markup=False)
+    results = [restored_psnr(config, prior, face, console) for face in range(config.faces)]
+    write_atomically(config.out / "table.md", faces_table(results))
+    console.print(faces_table(results), soft_wrap=True, highlight=False, markup=False)
     console.print(f"written to {config.out}: samples.png, table.md", highlight=False)
 
 

@@ -27,23 +27,23 @@ from experiments.shared.command import run_script
 from experiments.shared.problems import KEYS
 from experiments.shared.setup import Config
 from jaxdiff import DDIM, DDPM, Denoiser, load_prior, time_grid
+from jaxdiff.errors import UserError, check_names, check_positive
 from jaxdiff.images.files import to_uint8, write_gif, write_image
 from jaxdiff.images.grid import labelled_grid
 from jaxdiff.runs import report
-from jaxdiff.errors import UserError, check_names, check_positive
 from jaxdiff.runs.folder import command_line, describe_prior, finish_folder, open_folder
 from jaxdiff.runs.methods import Run
 from jaxdiff.runs.runner import Timing, draw, sample_keys
 
 PROGRAM = "python -m experiments.generate"
-METHODS = {"ddpm": "DDPM", "ddim": "DDIM"}
+INTEGRATORS = {"ddpm": "DDPM", "ddim": "DDIM"}
 
 
 @dataclass(frozen=True)
 class Generate(Config):
     """Settings of unconditional generation."""
 
-    methods: tuple[str, ...] = tuple(METHODS)
+    methods: tuple[str, ...] = tuple(INTEGRATORS)
     """Some of: ddpm, ddim."""
     ddim_steps: int = 50
     """Steps of DDIM; --steps are DDPM's."""
@@ -85,11 +85,11 @@ class Chains:
 def begin(config: Generate) -> Denoiser:
     """Checks the flags, loads the prior, and opens the result folder."""
     check_positive(**{name: getattr(config, name) for name in ("seeds", "steps", "ddim_steps", "batch_size")})
-    check_names(config.methods, list(METHODS), "method")
+    check_names(config.methods, list(INTEGRATORS), "method")
     if not 0 <= config.eta <= 1:
         raise UserError(f"--eta must be between 0 and 1, got {config.eta}.")
-    denoiser = load_prior(config.prior, dtype=config.dtype)
-    num_times = denoiser.schedule.num_times
+    prior = load_prior(config.prior, dtype=config.dtype)
+    num_times = prior.schedule.num_times
     for name in ("steps", "ddim_steps"):
         if getattr(config, name) > num_times:
             flag = name.replace("_", "-")
@@ -98,10 +98,10 @@ def begin(config: Generate) -> Denoiser:
         raise UserError(f"--snapshots must be times from 0 to {num_times - 2}, got {config.snapshots}.")
     without = ("out", "resume", "overwrite", "batch_size", "image", "face", "size", "sigma")
     settings = {k: v for k, v in asdict(config).items() if k not in without}
-    settings |= {"denoiser": describe_prior(denoiser), "keys": KEYS}
+    settings |= {"denoiser": describe_prior(prior), "keys": KEYS}
     command = command_line(PROGRAM, config)
     open_folder(config.out, settings, command=command, resume=config.resume, overwrite=config.overwrite)
-    return denoiser
+    return prior
 
 
 def parts(times: Int[np.ndarray, " n"], snapshots: Sequence[int]) -> list[Int[np.ndarray, " _"]]:
@@ -115,27 +115,27 @@ def parts(times: Int[np.ndarray, " n"], snapshots: Sequence[int]) -> list[Int[np
     return [times[a : b + 1] for a, b in pairwise([0, *cuts])]
 
 
-def run_chains(config: Generate, denoiser: Denoiser, method: str, console: Console) -> Chains:
+def run_chains(config: Generate, prior: Denoiser, method: str, console: Console) -> Chains:
     """Runs a method part by part, or reads what an earlier run has finished."""
-    sampler = DDPM(denoiser) if method == "ddpm" else DDIM(denoiser, config.eta)
-    grid = time_grid(denoiser.schedule.num_times, config.steps if method == "ddpm" else config.ddim_steps)
+    sampler = DDPM(prior) if method == "ddpm" else DDIM(prior, config.eta)
+    grid = time_grid(prior.schedule.num_times, config.steps if method == "ddpm" else config.ddim_steps)
     keys = sample_keys(config.seed, config.seeds)
     cut, stops, frames, spent, state = parts(grid, config.snapshots), {}, {}, [], None
     for times in cut:
         start, stop = int(times[0]), int(times[-1])
         store = config.out / "samples" / f"{method}_{stage(stop)}.npz"
-        title = f"{METHODS[method]}, {start} to {max(stop, 0)}"
+        title = f"{INTEGRATORS[method]}, {start} to {max(stop, 0)}"
         drawn = draw(title, Run(sampler, times, {}, state), keys, store, console, batch_size=config.batch_size)
         stops[stop], state = drawn.samples, jnp.asarray(drawn.samples)
         ends = times[1:].reshape(len(drawn.frames), -1)[:, -1].tolist()
         frames |= zip(ends, drawn.frames.astype(np.float32) / 127.5 - 1, strict=True)
         spent.append(drawn.timing)
-    estimates = {t: np.asarray(estimate(denoiser, x_t, t)) for t, x_t in stops.items() if t >= 0}
+    estimates = {t: np.asarray(estimate(prior, x_t, t)) for t, x_t in stops.items() if t >= 0}
     timing = Timing(sum(part.compile_seconds for part in spent), sum(part.run_seconds for part in spent))
     steps = sum(len(times) - 1 for times in cut)
-    told = f"{steps} steps in {timing.run_seconds:.0f} s, after {timing.compile_seconds:.0f} s of compiling"
-    console.print(f"{METHODS[method]}: {len(keys)} samples, {told}", highlight=False)
-    return Chains(METHODS[method], steps, stops, estimates, frames, timing)
+    spent_text = f"{steps} steps in {timing.run_seconds:.0f} s, after {timing.compile_seconds:.0f} s of compiling"
+    console.print(f"{INTEGRATORS[method]}: {len(keys)} samples, {spent_text}", highlight=False)
+    return Chains(INTEGRATORS[method], steps, stops, estimates, frames, timing)
 
 
 def stage(t: int) -> str:
@@ -144,9 +144,9 @@ def stage(t: int) -> str:
 
 
 @jax.jit
-def estimate(denoiser: Denoiser, x_t: Float[Array, "n h w 3"], t: int) -> Float[Array, "n h w 3"]:
+def estimate(prior: Denoiser, x_t: Float[Array, "n h w 3"], t: int) -> Float[Array, "n h w 3"]:
     """Returns `x0_hat` of many `x_t`."""
-    return jax.lax.map(lambda x: denoiser.predict(x, t).x0_hat, x_t)
+    return jax.lax.map(lambda x: prior.predict(x, t).x0_hat, x_t)
 
 
 def figure(all_chains: Sequence[Chains], *, estimates: bool = False) -> Float[np.ndarray, "H W 3"]:
@@ -203,8 +203,8 @@ def record(all_chains: Sequence[Chains]) -> dict[str, Any]:
 
 def main(config: Generate) -> None:
     """Draws the samples and writes the folder."""
-    denoiser, console = begin(config), Console()
-    all_chains = [run_chains(config, denoiser, method, console) for method in dict.fromkeys(config.methods)]
+    prior, console = begin(config), Console()
+    all_chains = [run_chains(config, prior, method, console) for method in dict.fromkeys(config.methods)]
     write_image(config.out / "figure.png", figure(all_chains))
     write_image(config.out / "estimates.png", figure(all_chains, estimates=True))
     moving = {chains.method: moving_picture(chains) for chains in all_chains}

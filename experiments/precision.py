@@ -8,9 +8,9 @@ and `config.json`. On a CPU tf32 is the same arithmetic as float32, and is left 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -20,17 +20,17 @@ from jaxtyping import Array, Float
 
 from experiments.shared.cells import file_name
 from experiments.shared.command import run_script
-from experiments.shared.problems import KINDS, TASKS, Problem, make_problem
-from experiments.shared.setup import Config, Experiment, begin
+from experiments.shared.problems import KNOWN_PROBLEMS, PROBLEMS, Problem, make_problem
+from experiments.shared.setup import Config, Experiment, begin, print_results
 from jaxdiff import Denoiser, load_prior
 from jaxdiff.disk import write_atomically
+from jaxdiff.errors import check_names
 from jaxdiff.metrics.pixels import psnr
 from jaxdiff.networks.precision import Dtype
-from jaxdiff.errors import check_names
 from jaxdiff.runs.folder import finish_folder
-from jaxdiff.runs.methods import METHODS, make_run
+from jaxdiff.runs.methods import KNOWN_METHODS, METHODS, make_run
 from jaxdiff.runs.runner import draw, sample_keys
-from jaxdiff.runs.tables import Row, write_csv
+from jaxdiff.runs.tables import Row, markdown, write_csv
 from jaxdiff.samplers.base import perturb
 
 PROGRAM = "python -m experiments.precision"
@@ -42,10 +42,8 @@ TIME = 300
 class Precision(Config):
     """Settings of the comparison."""
 
-    tasks: tuple[str, ...] = ("box", "blur")
-    """Some of: box, random, blur."""
-    methods: tuple[str, ...] = ("score-ald", "dps")
-    """Some of: sdedit, score-ald, dps, dps-likelihood, tmpd, pigdm, mmps."""
+    tasks: Annotated[tuple[str, ...], tyro.conf.arg(help=f"Some of: {KNOWN_PROBLEMS}.")] = ("box", "blur")
+    methods: Annotated[tuple[str, ...], tyro.conf.arg(help=f"Some of: {KNOWN_METHODS}.")] = ("score-ald", "dps")
     dtypes: tuple[Dtype, ...] | None = None
     """Precisions beside float32: bfloat16 on a CPU, tf32 and bfloat16 elsewhere by default."""
     seeds: int = 8
@@ -63,13 +61,12 @@ def forward_error(exact: Denoiser, rough: Denoiser, x: Float[Array, "h w 3"]) ->
 
 
 def draw_all(
-    config: Precision, experiment: Experiment, denoiser: Denoiser, problem: Problem, method: str, dtype: Dtype
+    config: Precision, experiment: Experiment, prior: Denoiser, problem: Problem, method: str, dtype: Dtype
 ) -> Float[np.ndarray, "n h w 3"]:
     """Draws all samples in one precision, clipped to [-1, 1]."""
-    operator, y, sigma_y = problem.operator, problem.y, problem.sigma_y
-    run = make_run(method, KINDS[problem.task], denoiser, operator, y, sigma_y, config.steps)
-    store = config.out / "samples" / f"{file_name(problem.task, method)}_{dtype}.npz"
-    title = f"{TASKS[problem.task]}, {METHODS[method]}, {dtype}"
+    run = make_run(method, problem.task, prior, problem.measurement, config.steps)
+    store = config.out / "samples" / f"{file_name(problem.name, method)}_{dtype}.npz"
+    title = f"{problem.title}, {METHODS[method].name}, {dtype}"
     keys = sample_keys(config.seed, config.seeds)
     drawn = draw(title, run, keys, store, experiment.console, batch_size=config.batch_size)
     seconds = f"{drawn.timing.run_seconds:.0f} s, after {drawn.timing.compile_seconds:.0f} s of compiling"
@@ -77,7 +74,7 @@ def draw_all(
     return np.clip(drawn.samples, -1, 1)
 
 
-def compare(
+def compare_samples(
     names: tuple[str, str, Dtype],
     truth: Array,
     exact: Float[np.ndarray, "n h w 3"],
@@ -94,10 +91,10 @@ def compare(
     ]
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Tells per task, method and precision what the PSNR changes by, paired over seeds."""
+def precision_table(rows: Sequence[Row]) -> str:
+    """Returns by how much the PSNR changes, paired over seeds, a row per task, method and precision."""
     head = ["task", "method", "precision", "PSNR in float32 (dB)", "change (dB)", "between the two samples (dB)"]
-    lines = [head, ["---"] * len(head)]
+    lines = [head]
     for task, method, dtype in dict.fromkeys((row["task"], row["method"], row["dtype"]) for row in rows):
         here = [row for row in rows if (row["task"], row["method"], row["dtype"]) == (task, method, dtype)]
         before, after, between = (
@@ -106,21 +103,21 @@ def table(rows: Sequence[Row]) -> str:
         change = after - before
         error = change.std(ddof=1) / len(here) ** 0.5 if len(here) > 1 else float("nan")
         texts = [f"{before.mean():.2f}", f"{change.mean():+.3f} ± {error:.3f}", f"{between.mean():.1f}"]
-        lines.append([TASKS[str(task)], METHODS[str(method)], str(dtype), *texts])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        lines.append([PROBLEMS[str(task)].title, METHODS[str(method)].name, str(dtype), *texts])
+    return markdown(lines)
 
 
 def main(config: Precision) -> None:
     """Draws everything in every precision, and writes the folder."""
-    tasks = check_names(config.tasks, list(TASKS), "task")
+    tasks = check_names(config.tasks, list(PROBLEMS), "task")
     methods = check_names(config.methods, list(METHODS), "method")
     usual = ("bfloat16",) if jax.default_backend() == "cpu" else ("tf32", "bfloat16")
     dtypes: list[Any] = check_names(config.dtypes or usual, ("tf32", "bfloat16"), "precision")
     experiment = begin(config, PROGRAM)
-    priors: dict[Any, Denoiser] = {"float32": experiment.denoiser}
+    priors: dict[Any, Denoiser] = {"float32": experiment.prior}
     for dtype in dtypes:
-        priors[dtype] = replace(load_prior(config.prior, dtype=dtype), image_shape=experiment.denoiser.image_shape)
-    noisy = perturb(experiment.denoiser.schedule, jax.random.key(config.seed), experiment.truth, TIME)
+        priors[dtype] = load_prior(config.prior, dtype=dtype).at(experiment.prior.image_shape)
+    noisy = perturb(experiment.prior.schedule, jax.random.key(config.seed), experiment.truth, TIME)
     errors = {dtype: forward_error(priors["float32"], priors[dtype], noisy) for dtype in dtypes}
     rows: list[Row] = []
     for task in tasks:
@@ -129,15 +126,16 @@ def main(config: Precision) -> None:
             drawn = {name: draw_all(config, experiment, prior, problem, method, name) for name, prior in priors.items()}
             for dtype in dtypes:
                 names = task, method, dtype
-                rows += compare(names, experiment.truth, drawn["float32"], drawn[dtype])
+                rows += compare_samples(names, experiment.truth, drawn["float32"], drawn[dtype])
     write_csv(config.out / "metrics.csv", rows)
-    write_atomically(config.out / "table.md", table(rows))
+    write_atomically(config.out / "table.md", precision_table(rows))
     finish_folder(config.out, {"relative error of x0_hat at t = 300": errors})
-    print(table(rows))
-    for dtype, error in errors.items():
-        print(f"one forward pass at t = {TIME} in {dtype}: x0_hat changes by {100 * error:.2f} % of its length")
-    print("change: mean over seeds of sample by sample differences ± standard error")
-    print(f"written to {config.out}: table.md, metrics.csv")
+    sentences = [
+        f"one forward pass at t = {TIME} in {dtype}: x0_hat changes by {100 * error:.2f} % of its length"
+        for dtype, error in errors.items()
+    ]
+    sentences.append("change: mean over seeds of sample by sample differences ± standard error")
+    print_results(experiment.console, config.out, "table.md, metrics.csv", (), precision_table(rows), *sentences)
 
 
 if __name__ == "__main__":

@@ -28,15 +28,16 @@ from PIL import Image, ImageDraw, ImageFont
 
 from experiments.shared.command import run_script
 from jaxdiff.chains.many import sample_many
+from jaxdiff.errors import UserError
 from jaxdiff.faces import draw
-from jaxdiff.images.files import read_image, write_image
+from jaxdiff.images.files import to_uint8, write_image
+from jaxdiff.images.fit import read_fitted
 from jaxdiff.images.grid import grid
 from jaxdiff.networks.precision import Dtype
 from jaxdiff.networks.unet import UNet, UNetConfig
 from jaxdiff.priors.denoiser import Target, Variance
 from jaxdiff.priors.storage import PriorConfig, parameters, save_prior
 from jaxdiff.priors.training import TrainState, make_optimizer, make_train_step
-from jaxdiff.errors import UserError
 from jaxdiff.samplers.ddpm import DDPM
 from jaxdiff.schedule import time_grid
 
@@ -100,8 +101,8 @@ class Config:
     @property
     def prior(self) -> PriorConfig:
         """The prior that this run makes."""
-        told = {k: v for k, v in asdict(self).items() if k not in ("out", "data")}
-        source = {"trained_on": "drawn faces" if self.data is None else "images of a folder", **told}
+        settings = {k: v for k, v in asdict(self).items() if k not in ("out", "data")}
+        source = {"trained_on": "drawn faces" if self.data is None else "images of a folder", **settings}
         return PriorConfig(self.network, target=self.target, variance=self.variance, source=source)
 
 
@@ -114,7 +115,7 @@ def image_source(config: Config) -> Callable[[jax.Array], jax.Array]:
         if not paths:
             raise UserError(f"no png, jpg or webp image in {config.data}.")
         # 8 bits, because a folder of photos fits in memory four times as easily.
-        stored = jnp.stack([jnp.asarray(np.round((read_image(p, config.size) + 1) * 127.5), jnp.uint8) for p in paths])
+        stored = jnp.stack([jnp.asarray(to_uint8(read_fitted(p, (config.size, config.size))[0])) for p in paths])
         clean = lambda key: stored[jax.random.randint(key, (), 0, len(stored))] / 127.5 - 1
 
     def one(key):
@@ -200,7 +201,7 @@ def _log(config: Config, step: int, reports: list[dict[str, Any]], seconds_per_s
             writer.writeheader()
         writer.writerow({k: v if k == "step" else f"{v:.6g}" for k, v in row.items()})
     with path.open() as file:
-        write_image(config.out / "loss.png", draw_curve(list(csv.DictReader(file))))
+        write_image(config.out / "loss.png", draw_loss(list(csv.DictReader(file))))
     left = seconds_per_step * (config.steps - step) / 60
     print(
         f"step {step}/{config.steps}  loss {row['loss']:.4f}  {seconds_per_step:.2f} s/step  {left:.0f} min left",
@@ -208,7 +209,7 @@ def _log(config: Config, step: int, reports: list[dict[str, Any]], seconds_per_s
     )
 
 
-def draw_curve(rows: list[dict[str, str]], width: int = 640, height: int = 360) -> Float[np.ndarray, "h w 3"]:
+def draw_loss(rows: list[dict[str, str]], width: int = 640, height: int = 360) -> Float[np.ndarray, "h w 3"]:
     """Draws the loss and the squared error of `eps_hat` against the step, on a logarithmic scale."""
     sheet = Image.new("RGB", (width, height), "white")
     pen, font, margin = ImageDraw.Draw(sheet), ImageFont.load_default(size=14), 48

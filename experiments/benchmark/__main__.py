@@ -34,9 +34,9 @@ from experiments.benchmark.timing import Case, Program, Record, take_turns, warm
 from experiments.shared.command import run_script
 from jaxdiff import Denoiser
 from jaxdiff.disk import write_atomically
+from jaxdiff.errors import UserError, check_names, check_positive
 from jaxdiff.networks.precision import Dtype
 from jaxdiff.networks.unet import UNetConfig
-from jaxdiff.errors import UserError, check_names, check_positive
 from jaxdiff.runs.folder import command_line, environment, write_json
 
 PROGRAM = "python -m experiments.benchmark"

@@ -15,26 +15,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import tyro
 from jaxtyping import Float
 
 from experiments.shared.cells import Cell, brightest, record, run_cell, sections, write_cells
 from experiments.shared.command import run_script
 from experiments.shared.papers import OURS, PAPERS, Paper, Variant
-from experiments.shared.problems import KINDS, TASKS, make_problem
+from experiments.shared.problems import KNOWN_PROBLEMS, PROBLEMS, make_problem
 from experiments.shared.published import prior_of, published, remarks
-from experiments.shared.setup import Config, Experiment, begin
-from experiments.shared.tables import markdown_table, summary, without_missing
+from experiments.shared.setup import Config, Experiment, begin, print_results
+from experiments.shared.tables import score_table, summary, without_missing
 from jaxdiff.disk import write_atomically
+from jaxdiff.errors import UserError, check_name, check_names
 from jaxdiff.images.files import write_image
 from jaxdiff.images.grid import heat, labelled_grid
 from jaxdiff.metrics.lpips import LPIPS
 from jaxdiff.priors.denoiser import Prior
 from jaxdiff.runs import report
-from jaxdiff.errors import UserError, check_name, check_names
 from jaxdiff.runs.folder import command_line, finish_folder
-from jaxdiff.runs.methods import METHODS, REPORTED, make_run
+from jaxdiff.runs.methods import KNOWN_METHODS, METHODS, REPORTED, make_run
 from jaxdiff.runs.scores import load_lpips_nets
 from jaxdiff.runs.tables import Row, write_csv
 
@@ -47,17 +49,15 @@ class Compare(Config):
 
     paper: str | None = None
     """Settings of a report: zhu, jacques, chin-zhang or qi; this project's own by default."""
-    tasks: tuple[str, ...] = tuple(TASKS)
-    """Some of: box, random, blur."""
-    methods: tuple[str, ...] = tuple(REPORTED)
-    """Some of: sdedit, score-ald, dps, dps-likelihood, tmpd, pigdm, mmps."""
+    tasks: Annotated[tuple[str, ...], tyro.conf.arg(help=f"Some of: {KNOWN_PROBLEMS}.")] = tuple(PROBLEMS)
+    methods: Annotated[tuple[str, ...], tyro.conf.arg(help=f"Some of: {KNOWN_METHODS}.")] = tuple(REPORTED)
     out: Path = Path("results/compare")
     """Folder of the results."""
 
 
 def choose(config: Compare, paper: Paper | None) -> list[tuple[str, Variant]]:
     """Returns the tasks, each with every method to run on it."""
-    tasks = check_names(config.tasks, list(TASKS), "task")
+    tasks = check_names(config.tasks, list(PROBLEMS), "task")
     methods = check_names(config.methods, list(METHODS), "method")
     variants = [variant for variant in (paper.variants if paper else OURS) if variant.method in methods]
     pairs = [(task, variant) for task in tasks for variant in variants if task in variant.chosen]
@@ -79,8 +79,7 @@ def run_cells(
     cells = []
     for task, variant in pairs:
         problem, chosen = problems[task], variant.chosen[task]
-        inputs = prior, problem.operator, problem.y, config.sigma, config.steps
-        run = make_run(variant.method, KINDS[task], *inputs, chosen)
+        run = make_run(variant.method, problem.task, prior, problem.measurement, config.steps, chosen)
         cells.append(run_cell(config, experiment, problem, variant.name, run, nets))
     return cells
 
@@ -95,17 +94,21 @@ def figure(experiment: Experiment, cells: Sequence[Cell]) -> Float[np.ndarray, "
     titles = ["truth", "measurement", *(method.replace(", ", "\n") for method in methods)]
     two_rows = len(methods) > 4
     rows, captions, names = [], [], []
-    for task in dict.fromkeys(cell.problem.task for cell in cells):
-        of_method = {cell.method: cell for cell in cells if cell.problem.task == task}
+    for task in dict.fromkeys(cell.problem.name for cell in cells):
+        of_method = {cell.method: cell for cell in cells if cell.problem.name == task}
         here = [of_method.get(method) for method in methods]
         problem = next(iter(of_method.values())).problem
-        images = [experiment.truth, problem.y, *(cell and cell.drawn.samples[0] for cell in here)]
-        texts = ["", f"sigma {problem.sigma_y:g}", *(f"{cell.psnr} dB" if cell else "not run" for cell in here)]
+        images = [experiment.truth, problem.measurement.y, *(cell and cell.drawn.samples[0] for cell in here)]
+        texts = [
+            "",
+            f"sigma {problem.measurement.sigma_y:g}",
+            *(f"{cell.psnr} dB" if cell else "not run" for cell in here),
+        ]
         maps = [cell and heat(cell.std, vmax) for cell in here]
         means = [cell and f"mean {cell.std.mean():.3f}" for cell in here]
         rows += [images, [None, None, *maps]] if two_rows else [[*images, *maps]]
         captions += [texts, [None, None, *means]] if two_rows else [[*texts, *means]]
-        names += [TASKS[task].replace(" ", "\n"), *["std over\nseeds"] * two_rows]
+        names += [problem.title.replace(" ", "\n"), *["std over\nseeds"] * two_rows]
     if not two_rows:
         titles += [f"std of\n{method}" for method in methods]
     scale = max(1, round(128 / experiment.truth.shape[0]))
@@ -139,25 +142,22 @@ def main(config: Compare) -> None:
     pairs = choose(config, paper)
     experiment = begin(config, PROGRAM)
     console = experiment.console
-    said = remarks(paper, config.steps, experiment.denoiser)
+    said = remarks(paper, config.steps, experiment.prior)
     for head, sentences in said.items():
         console.print("\n  - ".join([head, *sentences]), soft_wrap=True, highlight=False, markup=False)
     nets, missing = load_lpips_nets()
-    cells = run_cells(config, experiment, prior_of(paper, experiment.denoiser), pairs, nets)
+    cells = run_cells(config, experiment, prior_of(paper, experiment.prior), pairs, nets)
     rows = [row for cell in cells for row in cell.rows]
-    theirs = published(paper, experiment.denoiser)
-    table = markdown_table(rows, theirs)
-    words = [word for cell in cells for word in cell.judged[1]]
+    theirs = published(paper, experiment.prior)
+    table = score_table(rows, theirs)
+    words = [word for cell in cells for word in cell.verdicts[1]]
     write_csv(config.out / "metrics.csv", [{**row, "verdict": word} for row, word in zip(rows, words, strict=True)])
     write_atomically(config.out / "table.md", table)
     write_cells(config, experiment, cells)
     write_image(config.out / "figure.png", figure(experiment, cells))
     finish_folder(config.out, {**record(cells), **said})
     write_report(config, experiment, cells, summary(rows, theirs), said)
-    console.print(table, soft_wrap=True, highlight=False, markup=False)
-    for message in missing:
-        console.print(f"LPIPS reads n/a: {message}", soft_wrap=True, highlight=False, style="dim")
-    console.print(f"written to {config.out}: report.html, figure.png, table.md, metrics.csv", highlight=False)
+    print_results(console, config.out, "report.html, figure.png, table.md, metrics.csv", missing, table)
 
 
 if __name__ == "__main__":

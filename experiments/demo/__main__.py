@@ -24,10 +24,10 @@ from experiments.shared.command import run_script
 from experiments.shared.problems import held_out_face
 from jaxdiff import load_prior
 from jaxdiff.cli.restore import NOT_EVIDENCE
+from jaxdiff.errors import UserError
 from jaxdiff.images.files import to_uint8
 from jaxdiff.networks.precision import Dtype
 from jaxdiff.runs import report
-from jaxdiff.errors import UserError
 from jaxdiff.runs.methods import METHODS
 
 FACES = 8

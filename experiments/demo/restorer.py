@@ -12,12 +12,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
 from jaxdiff import Denoiser, sample_segments
+from jaxdiff.errors import UserError, check_positive
 from jaxdiff.images.fit import Fit, check_hidden, read_picture
 from jaxdiff.images.grid import heat
 from jaxdiff.measurement import measure
 from jaxdiff.metrics.diagnosis import Diagnose, Diagnosis
 from jaxdiff.operators import Mask
-from jaxdiff.errors import UserError, check_positive
 from jaxdiff.runs.methods import METHODS, make_run
 from jaxdiff.runs.runner import SNAPSHOTS, sample_keys
 from jaxdiff.runs.scores import judge, residual_text

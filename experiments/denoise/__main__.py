@@ -22,21 +22,21 @@ import numpy as np
 import tyro
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from experiments.denoise.levels import Level, markdown, quality, uncertainty, verdict
+from experiments.denoise.levels import Level, quality, uncertainty, uncertainty_in_words
 from experiments.shared.command import run_script
 from experiments.shared.published import is_ffhq_256
-from experiments.shared.setup import Config, Experiment, load, open_results, settings_of
+from experiments.shared.setup import Config, Experiment, experiment_settings, load, open_results, print_results
 from jaxdiff import Denoiser, tweedie_variance
 from jaxdiff.disk import write_atomically
+from jaxdiff.errors import UserError, check_positive
 from jaxdiff.images.files import to_uint8, write_gif, write_image
 from jaxdiff.images.grid import heat, labelled_grid
 from jaxdiff.metrics.lpips import LPIPS
 from jaxdiff.runs import report
-from jaxdiff.errors import UserError, check_positive
 from jaxdiff.runs.folder import command_line, finish_folder, read_npz, write_npz
 from jaxdiff.runs.runner import sample_keys
 from jaxdiff.runs.scores import load_lpips_nets
-from jaxdiff.runs.tables import write_csv
+from jaxdiff.runs.tables import markdown, write_csv
 from jaxdiff.samplers.base import perturb
 
 PROGRAM = "python -m experiments.denoise"
@@ -68,23 +68,23 @@ def begin(config: Denoise) -> tuple[Experiment, list[int]]:
     """Checks the flags, loads prior and image, and opens the result folder; returns the times, too."""
     check_positive(probes=config.probes)
     experiment = load(config)
-    last = experiment.denoiser.schedule.num_times - 1
+    last = experiment.prior.schedule.num_times - 1
     if not config.times or not all(0 <= t <= last for t in config.times):
         raise UserError(f"--times must be one or more numbers from 0 to {last}, got {config.times}.")
-    open_results(config, PROGRAM, settings_of(config, experiment, ("steps", "sigma")))
+    open_results(config, PROGRAM, experiment_settings(config, experiment, ("steps", "sigma")))
     return experiment, sorted(set(config.times))
 
 
 @partial(jax.jit, static_argnames=("num_probes", "batch_size"))
 def noise_and_denoise(
-    denoiser: Denoiser, keys: PRNGKeyArray, truth: Float[Array, "h w c"], t: int, num_probes: int, batch_size: int
+    prior: Denoiser, keys: PRNGKeyArray, truth: Float[Array, "h w c"], t: int, num_probes: int, batch_size: int
 ) -> tuple[Float[Array, "n h w c"], Float[Array, "n h w c"], Float[Array, "n h w c"]]:
     """Returns `x_t`, `x0_hat` and the predicted variance, one per key."""
 
     def one(key: PRNGKeyArray) -> tuple[Array, Array, Array]:
         key_noise, key_probes = jax.random.split(jax.random.fold_in(key, t))
-        x_t = perturb(denoiser.schedule, key_noise, truth, t)
-        return x_t, denoiser.predict(x_t, t).x0_hat, tweedie_variance(denoiser, key_probes, x_t, t, num_probes)
+        x_t = perturb(prior.schedule, key_noise, truth, t)
+        return x_t, prior.predict(x_t, t).x0_hat, tweedie_variance(prior, key_probes, x_t, t, num_probes)
 
     return jax.lax.map(one, keys, batch_size=batch_size)
 
@@ -95,14 +95,14 @@ def run_level(config: Denoise, experiment: Experiment, t: int, nets: Mapping[str
     started = time.monotonic()
     if not store.exists():
         keys, batch_size = sample_keys(config.seed, config.seeds), config.batch_size or config.seeds
-        found = noise_and_denoise(experiment.denoiser, keys, experiment.truth, t, config.probes, batch_size)
+        found = noise_and_denoise(experiment.prior, keys, experiment.truth, t, config.probes, batch_size)
         write_npz(store, **dict(zip(("x_t", "x0_hat", "variance"), found, strict=True)))
-    alpha_t, sigma_t = experiment.denoiser.schedule(t)
+    alpha_t, sigma_t = experiment.prior.schedule(t)
     kept = read_npz(store)
     x_t, x0_hat, variance = (kept[name] for name in ("x_t", "x0_hat", "variance"))
     level = Level(t, float(sigma_t / alpha_t), np.asarray(experiment.truth), x_t, x0_hat, variance)
     level = replace(level, rows=level.scores(nets))
-    text = f"t = {t}: {level.told('psnr', 2)} dB, true / predicted error {level.ratio:.2f}"
+    text = f"t = {t}: {level.mean('psnr', 2)} dB, true / predicted error {level.ratio:.2f}"
     experiment.console.print(f"{text}, {time.monotonic() - started:.0f} s", highlight=False)
     return level
 
@@ -115,7 +115,7 @@ def figure(levels: Sequence[Level]) -> Float[np.ndarray, "H W 3"]:
         vmax = max(float(np.quantile(maps, 0.99)), 1e-6)
         rows.append([level.truth, level.x_t[0], level.x0_hat[0], *(heat(x, vmax) for x in maps)])
         errors = [f"RMS {level.rows[0][name]:.3f}" for name in ("error", "predicted_error")]
-        captions.append(["", f"{level.told('psnr_noisy', 1)} dB", f"{level.told('psnr', 1)} dB", *errors])
+        captions.append(["", f"{level.mean('psnr_noisy', 1)} dB", f"{level.mean('psnr', 1)} dB", *errors])
     titles = ["clean x0", "noisy x_t", "denoised in\none step", "its true\nerror", "its predicted\nerror (std)"]
     names = [f"t = {level.t}" for level in levels]
     scale = max(1, round(128 / len(levels[0].truth)))
@@ -124,13 +124,13 @@ def figure(levels: Sequence[Level]) -> Float[np.ndarray, "H W 3"]:
 
 @jax.jit
 def denoise_along(
-    denoiser: Denoiser, key: PRNGKeyArray, truth: Float[Array, "h w c"], times: Int[Array, " n"]
+    prior: Denoiser, key: PRNGKeyArray, truth: Float[Array, "h w c"], times: Int[Array, " n"]
 ) -> tuple[Float[Array, "n h w c"], Float[Array, "n h w c"]]:
     """Returns `x_t` with the same noise at all times, and `x0_hat`."""
 
     def one(t: Array) -> tuple[Array, Array]:
-        x_t = perturb(denoiser.schedule, key, truth, t)
-        return x_t, denoiser.predict(x_t, t).x0_hat
+        x_t = perturb(prior.schedule, key, truth, t)
+        return x_t, prior.predict(x_t, t).x0_hat
 
     return jax.lax.map(one, times)
 
@@ -143,7 +143,7 @@ def moving_picture(config: Denoise, experiment: Experiment) -> list[Float[np.nda
     return [
         labelled_grid([[x_t, x0_hat]], [f"noisy x_t, t = {t}", "denoised in one step"], scale=scale)
         for t, x_t, x0_hat in zip(
-            times, *denoise_along(experiment.denoiser, key, experiment.truth, jnp.asarray(times)), strict=True
+            times, *denoise_along(experiment.prior, key, experiment.truth, jnp.asarray(times)), strict=True
         )
     ]
 
@@ -173,7 +173,7 @@ def write_report(
         ),
         report.heading("Does the denoiser know its own error?"),
         report.table(uncertainty(levels), f"root mean squares; predicted from {config.probes} probes of the Jacobian"),
-        report.paragraph(verdict(levels)),
+        report.paragraph(uncertainty_in_words(levels)),
         report.heading("The same noise, growing"),
         report.animation(to_uint8(np.stack(moving)), ms=120),
     ]
@@ -187,7 +187,7 @@ def write_report(
 def main(config: Denoise) -> None:
     """Runs all levels and writes the folder."""
     experiment, times = begin(config)
-    console, published = experiment.console, is_ffhq_256(experiment.denoiser)
+    console, published = experiment.console, is_ffhq_256(experiment.prior)
     nets, missing = load_lpips_nets()
     levels = [run_level(config, experiment, t, nets) for t in times]
     moving = moving_picture(config, experiment)
@@ -197,11 +197,7 @@ def main(config: Denoise) -> None:
     write_images(config, levels, moving)
     finish_folder(config.out, {"noise_keys": KEYS})
     write_report(config, levels, published, moving)
-    console.print(tables, soft_wrap=True, highlight=False, markup=False)
-    for message in missing:
-        console.print(f"LPIPS reads n/a: {message}", soft_wrap=True, highlight=False, style="dim")
-    written = "report.html, figure.png, denoise.gif, table.md, metrics.csv"
-    console.print(f"written to {config.out}: {written}", soft_wrap=True, highlight=False)
+    print_results(console, config.out, "report.html, figure.png, denoise.gif, table.md, metrics.csv", missing, tables)
 
 
 if __name__ == "__main__":

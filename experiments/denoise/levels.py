@@ -9,10 +9,11 @@ import numpy as np
 from jax.scipy.stats import rankdata
 from jaxtyping import Array, Float
 
+from jaxdiff import Measurement
 from jaxdiff.metrics.lpips import LPIPS
 from jaxdiff.metrics.pixels import psnr
 from jaxdiff.operators import Identity
-from jaxdiff.runs.scores import LABELS, NOT_AVAILABLE, mean_and_std, score
+from jaxdiff.runs.scores import LABELS, NOT_AVAILABLE, mean_text, score
 from jaxdiff.runs.tables import Row
 
 PUBLISHED = {50: "Qi: - / 0.055", 200: "Qi: 29.6 / 0.153", 300: "Zhu: 27.36 ± 0.18 / 0.199 ± 0.009"}
@@ -48,10 +49,9 @@ class Level:
         error = np.sqrt(((self.x0_hat[draw] - self.truth) ** 2).mean(-1))
         return error, np.sqrt(np.maximum(self.variance[draw].mean(-1), 0))
 
-    def told(self, column: str, digits: int) -> str:
-        """Tells mean and standard deviation of a score over the noise draws."""
-        found = mean_and_std([row[column] for row in self.rows])
-        return NOT_AVAILABLE if found is None else f"{found[0]:.{digits}f} ± {found[1]:.{digits}f}"
+    def mean(self, column: str, digits: int) -> str:
+        """Returns mean and standard deviation of a score over the noise draws, as text."""
+        return mean_text([row[column] for row in self.rows], digits)
 
     def rms(self, column: str) -> float:
         """Returns the root mean square of a score over the noise draws."""
@@ -68,7 +68,7 @@ class Level:
         noisy = np.asarray(jax.vmap(psnr, (0, None))(jnp.clip(self.x_t, -1, 1), self.truth)).tolist()
         truth = jnp.asarray(self.truth)
         rows: list[Row] = []
-        for k, scores in enumerate(score(self.x0_hat, Identity(), truth, 0.0, truth=truth, nets=nets)):
+        for k, scores in enumerate(score(self.x0_hat, Measurement(Identity(), truth, 0.0), truth=truth, nets=nets)):
             del scores["residual_ratio"]
             error, _ = self.maps(k)
             predicted: Row = {
@@ -104,8 +104,8 @@ def quality(levels: Sequence[Level], *, published: bool) -> list[Row]:
         {
             "t": str(level.t),
             "noise / signal": f"{level.noise:.2f}",
-            "noisy: PSNR (dB)": level.told("psnr_noisy", 2),
-            **{f"denoised: {label}": level.told(name, 2 if name == "psnr" else 3) for name, label in LABELS.items()},
+            "noisy: PSNR (dB)": level.mean("psnr_noisy", 2),
+            **{f"denoised: {label}": level.mean(name, 2 if name == "psnr" else 3) for name, label in LABELS.items()},
             **({"reports: PSNR / LPIPS": PUBLISHED.get(level.t, "")} if published else {}),
         }
         for level in levels
@@ -120,13 +120,13 @@ def uncertainty(levels: Sequence[Level]) -> list[Row]:
             "true error": f"{level.rms('error'):.3f}",
             "predicted error": f"{level.rms('predicted_error'):.3f}",
             "true / predicted": f"{level.ratio:.2f}",
-            "rank correlation": level.told("rank_correlation", 2),
+            "rank correlation": level.mean("rank_correlation", 2),
         }
         for level in levels
     ]
 
 
-def verdict(levels: Sequence[Level]) -> str:
+def uncertainty_in_words(levels: Sequence[Level]) -> str:
     """Says whether the predicted errors are as large as the true ones."""
     ratios = [level.ratio for level in levels]
     span = " to ".join(dict.fromkeys(f"{ratio:.2f}" for ratio in (min(ratios), max(ratios))))
@@ -136,9 +136,3 @@ def verdict(levels: Sequence[Level]) -> str:
         "tells whether errors are large at the pixels where they are predicted to be. It stays below 1 even for a "
         "perfect prediction, because an error is a single draw and the map is estimated from random probes."
     )
-
-
-def markdown(rows: Sequence[Row]) -> str:
-    """Returns rows with the same keys as a table in Markdown."""
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
-    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)

@@ -31,9 +31,9 @@ from experiments.evaluate.table import write_tables
 from experiments.shared.command import run_script
 from experiments.shared.problems import TASKS
 from jaxdiff import Denoiser, load_prior
+from jaxdiff.errors import UserError, check_names, check_positive
 from jaxdiff.metrics.lpips import LPIPS
 from jaxdiff.networks.precision import Dtype
-from jaxdiff.errors import UserError, check_names, check_positive
 from jaxdiff.runs.folder import command_line, describe_prior, environment
 from jaxdiff.runs.methods import METHODS, REPORTED, describe_sigma
 from jaxdiff.runs.platform import devices_for

@@ -10,8 +10,8 @@ from jaxtyping import Float, PRNGKeyArray
 from PIL import Image
 
 from experiments.shared.problems import held_out_face
-from jaxdiff.images.files import read_image, to_uint8
 from jaxdiff.errors import UserError
+from jaxdiff.images.files import read_image, to_uint8
 from jaxdiff.runs.folder import digest
 
 

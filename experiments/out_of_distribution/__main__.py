@@ -15,34 +15,43 @@ run.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from experiments.denoise.levels import markdown
 from experiments.out_of_distribution.panda import draw_panda
-from experiments.out_of_distribution.signs import Result, Subject, std_of, table, told, words
+from experiments.out_of_distribution.signs import Result, Subject, signs_in_words, signs_table, std_of
 from experiments.shared.cells import brightest, record, run_cell, sections, write_cells
 from experiments.shared.command import run_script
-from experiments.shared.problems import KINDS, TASKS, held_out_face, make_problem, read_photo
+from experiments.shared.problems import KNOWN_PROBLEMS, PROBLEMS, held_out_face, make_problem, read_photo
 from experiments.shared.published import is_ffhq_256
 from experiments.shared.realism import denoising_error
-from experiments.shared.setup import Config, Experiment, load, open_results, settings_of, tell_noise
-from jaxdiff import Denoiser
+from experiments.shared.setup import (
+    Config,
+    Experiment,
+    experiment_settings,
+    load,
+    open_results,
+    print_noise,
+    print_results,
+)
+from jaxdiff import Denoiser, Measurement
 from jaxdiff.disk import write_atomically
+from jaxdiff.errors import UserError, check_names
 from jaxdiff.images.files import write_image
 from jaxdiff.images.grid import heat, labelled_grid
 from jaxdiff.metrics.lpips import LPIPS
 from jaxdiff.operators import Identity
 from jaxdiff.runs import report
-from jaxdiff.errors import UserError, check_names
 from jaxdiff.runs.folder import command_line, digest, finish_folder
-from jaxdiff.runs.methods import METHODS, REPORTED, make_run
+from jaxdiff.runs.methods import KNOWN_METHODS, METHODS, REPORTED, make_run
 from jaxdiff.runs.runner import sample_keys
-from jaxdiff.runs.scores import load_lpips_nets, score
-from jaxdiff.runs.tables import write_csv
+from jaxdiff.runs.scores import load_lpips_nets, mean_text, score
+from jaxdiff.runs.tables import markdown, write_csv
 from jaxdiff.samplers.base import perturb
 
 PROGRAM = "python -m experiments.out_of_distribution"
@@ -56,10 +65,8 @@ class OutOfDistribution(Config):
     """A photo of what the prior has never seen; a drawn red panda by default."""
     reference: Path | None = None
     """A photo of what it has; a drawn face that was held out of training by default."""
-    tasks: tuple[str, ...] = tuple(TASKS)
-    """Some of: box, random, blur."""
-    methods: tuple[str, ...] = tuple(REPORTED)
-    """Some of: sdedit, score-ald, dps."""
+    tasks: Annotated[tuple[str, ...], tyro.conf.arg(help=f"Some of: {KNOWN_PROBLEMS}.")] = tuple(PROBLEMS)
+    methods: Annotated[tuple[str, ...], tyro.conf.arg(help=f"Some of: {KNOWN_METHODS}.")] = tuple(REPORTED)
     denoise_at: int = 100
     """Noise level of one-step denoising, as a time of the diffusion."""
     seeds: int = 4
@@ -73,22 +80,23 @@ class OutOfDistribution(Config):
 def begin(config: OutOfDistribution) -> list[Subject]:
     """Checks the flags, loads prior and images, and opens the result folder; returns the face and the stranger."""
     experiment = load(config)
-    denoiser, console = experiment.denoiser, experiment.console
-    num_times, side = denoiser.schedule.num_times, denoiser.image_shape[0]
+    prior, console = experiment.prior, experiment.console
+    num_times, (height, width, _) = prior.schedule.num_times, prior.image_shape
     if not 0 <= config.denoise_at < num_times:
         raise UserError(f"--denoise-at must be a time from 0 to {num_times - 1}, got {config.denoise_at}.")
-    if is_ffhq_256(denoiser) and config.reference is None:
+    if is_ffhq_256(prior) and config.reference is None:
         raise UserError("--reference must name a photo of a face: to this prior a drawn face is a stranger, too.")
-    face = held_out_face(config.face, side) if config.reference is None else read_photo(config.reference, side)
-    stranger = draw_panda(side) if config.image is None else experiment.truth
-    settings = settings_of(config, replace(experiment, truth=stranger)) | {"reference_sha256": digest(face)}
+    reference = config.reference
+    face = held_out_face(config.face, height) if reference is None else read_photo(reference, (height, width))
+    stranger = draw_panda(height) if config.image is None else experiment.truth
+    settings = experiment_settings(config, replace(experiment, truth=stranger)) | {"reference_sha256": digest(face)}
     open_results(config, PROGRAM, settings)
-    tell_noise(config, experiment)
+    print_noise(config, experiment)
     subjects = []
     for folder, name, image in (("face", "face", face), ("stranger", stranger_name(config), stranger)):
         own = replace(config, out=config.out / "samples" / folder)
         (own.out / "samples").mkdir(parents=True, exist_ok=True)
-        subjects.append(Subject(name, own, Experiment(denoiser, image, console)))
+        subjects.append(Subject(name, own, Experiment(prior, image, console)))
     return subjects
 
 
@@ -102,20 +110,20 @@ def run_subject(
 ) -> Result:
     """Denoises an image in one step, and restores it by every method from every task's measurement."""
     config, experiment = subject.config, subject.experiment
-    truth, denoiser = experiment.truth, experiment.denoiser
+    truth, prior = experiment.truth, experiment.prior
     experiment.console.print(f"{subject.name}:", highlight=False, style="bold")
-    noisy, denoised = map(np.asarray, one_step(denoiser, sample_keys(config.seed, config.seeds), truth, denoise_at))
-    scores = score(denoised, Identity(), truth, 0.0, truth=truth, nets=nets)
+    noisy, denoised = map(np.asarray, one_step(prior, sample_keys(config.seed, config.seeds), truth, denoise_at))
+    scores = score(denoised, Measurement(Identity(), truth, 0.0), truth=truth, nets=nets)
     groups = [(denoised, [{"task": "denoise", "method": "one step", **row} for row in scores])]
     cells = []
     for task in tasks:
         problem = make_problem(task, truth, config.sigma, config.seed)
-        inputs = KINDS[task], denoiser, problem.operator, problem.y, config.sigma, config.steps
+        inputs = problem.task, prior, problem.measurement, config.steps
         for method in methods:
-            cell = run_cell(config, experiment, problem, METHODS[method], make_run(method, *inputs), nets)
+            cell = run_cell(config, experiment, problem, METHODS[method].name, make_run(method, *inputs), nets)
             cells.append(cell)
             groups.append((cell.drawn.samples, cell.rows))
-    errors = denoising_error(denoiser, jnp.concatenate([samples for samples, _ in groups]))
+    errors = denoising_error(prior, jnp.concatenate([samples for samples, _ in groups]))
     stds = [std_of(samples) for samples, rows in groups for _ in rows]
     rows = [row for _, rows in groups for row in rows]
     extra = [{"std": std, "denoising_error": float(e)} for std, e in zip(stds, errors, strict=True)]
@@ -125,26 +133,26 @@ def run_subject(
 
 @jax.jit
 def one_step(
-    denoiser: Denoiser, keys: PRNGKeyArray, truth: Float[Array, "h w 3"], t: int
+    prior: Denoiser, keys: PRNGKeyArray, truth: Float[Array, "h w 3"], t: int
 ) -> tuple[Float[Array, "n h w 3"], Float[Array, "n h w 3"]]:
     """Returns an image with noise, and what one run of the network makes of it, one per key."""
-    noisy = jax.vmap(lambda key: perturb(denoiser.schedule, jax.random.fold_in(key, t), truth, t))(keys)
-    return noisy, jax.vmap(lambda x_t: denoiser.predict(x_t, t).x0_hat)(noisy)
+    noisy = jax.vmap(lambda key: perturb(prior.schedule, jax.random.fold_in(key, t), truth, t))(keys)
+    return noisy, jax.vmap(lambda x_t: prior.predict(x_t, t).x0_hat)(noisy)
 
 
 def figure(results: Sequence[Result]) -> Float[np.ndarray, "H W 3"]:
     """Draws two rows per task, face above stranger: truth, measurement, one sample per method, and their std."""
     vmax = brightest([cell for result in results for cell in result.cells])
     rows, captions, names = [], [], []
-    for task in dict.fromkeys(cell.problem.task for cell in results[0].cells):
+    for task in dict.fromkeys(cell.problem.name for cell in results[0].cells):
         for result in results:
-            cells = [cell for cell in result.cells if cell.problem.task == task]
+            cells = [cell for cell in result.cells if cell.problem.name == task]
             maps = [heat(cell.std, vmax) for cell in cells] if len(cells[0].drawn.samples) > 1 else []
             samples = [cell.drawn.samples[0] for cell in cells]
-            rows.append([result.subject.experiment.truth, cells[0].problem.y, *samples, *maps])
+            rows.append([result.subject.experiment.truth, cells[0].problem.measurement.y, *samples, *maps])
             below = [f"std {cell.std.mean():.3f}" for cell in cells[: len(maps)]]
             captions.append(["", "", *(f"{cell.psnr} dB" for cell in cells), *below])
-            names.append(f"{TASKS[task]}:".replace(" ", "\n") + f"\n{result.subject.name}")
+            names.append(f"{PROBLEMS[task].title}:".replace(" ", "\n") + f"\n{result.subject.name}")
     methods = list(dict.fromkeys(cell.method for cell in results[0].cells))
     heads = [f"std of\n{method}" for method in methods][: len(rows[0]) - 2 - len(methods)]
     scale = max(1, round(128 / rows[0][0].shape[0]))
@@ -158,7 +166,7 @@ def one_step_figure(results: Sequence[Result], t: int) -> Float[np.ndarray, "H W
     rows, captions = [], []
     for result, error in zip(results, errors, strict=True):
         rows.append([result.subject.experiment.truth, result.noisy[0], result.denoised[0], heat(error, vmax)])
-        psnr = told(result.values("denoise", "one step", "psnr"), 1)
+        psnr = mean_text(result.values("denoise", "one step", "psnr"), 1)
         captions.append(["", "", f"{psnr} dB", f"RMS {np.sqrt((error**2).mean()):.3f}"])
     titles = ["clean", f"noisy, t = {t}", "denoised in\none step", "error"]
     names = [result.subject.name.replace(" ", "\n") for result in results]
@@ -178,8 +186,8 @@ def write_report(config: OutOfDistribution, results: Sequence[Result]) -> None:
             config.out / "figure.png", "One sample per method; PSNR over all seeds; maps share a scale."
         ),
         report.heading("Could one have known without the truth?"),
-        *(report.paragraph(sentence) for sentence in words(results)),
-        report.table(table(results), f"face → {name}, means over seeds; only the PSNR needs the truth"),
+        *(report.paragraph(sentence) for sentence in signs_in_words(results)),
+        report.table(signs_table(results), f"face → {name}, means over seeds; only the PSNR needs the truth"),
         report.heading("Denoising in one step"),
         report.figure_file(config.out / "one_step.png", "Both error maps share a scale; black is no error."),
     ]
@@ -192,13 +200,13 @@ def write_report(config: OutOfDistribution, results: Sequence[Result]) -> None:
 
 def main(config: OutOfDistribution) -> None:
     """Restores both images and writes the folder."""
-    tasks = check_names(config.tasks, list(TASKS), "task")
+    tasks = check_names(config.tasks, list(PROBLEMS), "task")
     methods = check_names(config.methods, list(METHODS), "method")
     subjects = begin(config)
     console = subjects[0].experiment.console
     nets, missing = load_lpips_nets()
     results = [run_subject(subject, config.denoise_at, tasks, methods, nets) for subject in subjects]
-    shown = markdown(table(results))
+    shown = markdown(signs_table(results))
     write_csv(config.out / "metrics.csv", [row for result in results for row in result.rows])
     write_atomically(config.out / "table.md", shown)
     for result in results:
@@ -206,13 +214,10 @@ def main(config: OutOfDistribution) -> None:
     write_image(config.out / "figure.png", figure(results))
     write_image(config.out / "one_step.png", one_step_figure(results, config.denoise_at))
     found = {result.subject.name: record(result.cells) for result in results}
-    finish_folder(config.out, {**found, "found": words(results)})
+    finish_folder(config.out, {**found, "found": signs_in_words(results)})
     write_report(config, results)
-    console.print(shown, *words(results), sep="\n", soft_wrap=True, highlight=False, markup=False)
-    for message in missing:
-        console.print(f"LPIPS reads n/a: {message}", soft_wrap=True, highlight=False, style="dim")
     written = "report.html, figure.png, one_step.png, table.md, metrics.csv"
-    console.print(f"written to {config.out}: {written}", soft_wrap=True, highlight=False)
+    print_results(console, config.out, written, missing, shown, *signs_in_words(results))
 
 
 if __name__ == "__main__":

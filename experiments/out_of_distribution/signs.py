@@ -7,10 +7,10 @@ import numpy as np
 from jaxtyping import Float
 
 from experiments.shared.cells import Cell
-from experiments.shared.problems import TASKS
+from experiments.shared.problems import PROBLEMS
 from experiments.shared.setup import Config, Experiment
 from jaxdiff.metrics.diagnosis import ABOUT_ONE
-from jaxdiff.runs.scores import NOT_AVAILABLE, mean_and_std
+from jaxdiff.runs.scores import NOT_AVAILABLE, mean_and_std, mean_text
 from jaxdiff.runs.tables import Row
 
 SIGNS = {"residual_ratio": "residual / noise", "std": "std over seeds", "denoising_error": "denoising error"}
@@ -64,25 +64,23 @@ def std_of(samples: Float[np.ndarray, "n h w 3"]) -> float | str:
     return float(np.clip(samples, -1, 1).std(0).mean()) if len(samples) > 1 else NOT_AVAILABLE
 
 
-def told(values: Sequence[str | int | float], digits: int) -> str:
-    """Returns mean and standard deviation in words."""
-    found = mean_and_std(values)
-    return NOT_AVAILABLE if found is None else f"{found[0]:.{digits}f} ± {found[1]:.{digits}f}"
-
-
 def compared(results: Sequence[Result]) -> list[tuple[str, str]]:
     """Returns every task and method, one-step denoising first."""
     return list(dict.fromkeys((str(row["task"]), str(row["method"])) for row in results[0].rows))
 
 
-def table(results: Sequence[Result]) -> list[Row]:
+def signs_table(results: Sequence[Result]) -> list[Row]:
     """Returns a row per task and method: PSNR, difference, and the signs that need no truth, face → stranger."""
     face, stranger = results
     lines: list[Row] = []
     for task, method in compared(results):
-        psnrs = [told(result.values(task, method, "psnr"), 1) for result in results]
+        psnrs = [mean_text(result.values(task, method, "psnr"), 1) for result in results]
         difference = (stranger.mean(task, method, "psnr") or 0.0) - (face.mean(task, method, "psnr") or 0.0)
-        line: Row = {"task": TASKS.get(task, "denoising"), "method": method, "PSNR (dB)": " → ".join(psnrs)}
+        line: Row = {
+            "task": PROBLEMS[task].title if task in PROBLEMS else "denoising",
+            "method": method,
+            "PSNR (dB)": " → ".join(psnrs),
+        }
         line["difference"] = f"{difference:+.1f}"
         for column, label in SIGNS.items():
             digits = 2 if column == "residual_ratio" else 3
@@ -92,7 +90,7 @@ def table(results: Sequence[Result]) -> list[Row]:
     return lines
 
 
-def words(results: Sequence[Result]) -> list[str]:
+def signs_in_words(results: Sequence[Result]) -> list[str]:
     """Says how much worse the stranger is restored, and which signs would have told."""
     name = results[1].subject.name
     worse = [face - stranger for pairs in paired(results, "psnr").values() for face, stranger in pairs]
@@ -124,7 +122,7 @@ def paired(results: Sequence[Result], column: str) -> dict[str, list[tuple[float
     face, stranger = results
     found: dict[str, list[tuple[float, float]]] = {}
     for cell in face.cells:
-        means = [result.mean(cell.problem.task, cell.method, column) for result in (face, stranger)]
+        means = [result.mean(cell.problem.name, cell.method, column) for result in (face, stranger)]
         if means[0] is not None and means[1] is not None:
             found.setdefault(cell.method, []).append((means[0], means[1]))
     return found

@@ -32,12 +32,12 @@ from experiments.shared.command import run_script
 from experiments.sweep.curves import check_matplotlib
 from jaxdiff import DDPM, DPS, MMPS, TMPD, DPSLikelihood, DPSNorm, PiGDM, ScoreALD, SDEdit, sample_many, scale_gamma
 from jaxdiff.disk import write_atomically
+from jaxdiff.errors import UserError, check_names
 from jaxdiff.measurement import measure
 from jaxdiff.operators import BoxMask, GaussianBlur, Mask, Operator, RandomMask
 from jaxdiff.priors.exact import posterior
 from jaxdiff.priors.gaussian import Dense, Diagonal, GaussianPrior, natural_spectrum
 from jaxdiff.priors.mixture import MixturePrior
-from jaxdiff.errors import UserError, check_names
 from jaxdiff.runs.folder import command_line, finish_folder, open_folder, write_json
 from jaxdiff.runs.methods import describe_sigma
 from jaxdiff.runs.tables import Row, write_csv

@@ -18,28 +18,37 @@ Writes `report.html`, `figure.png`, `curve.png`, `table.md`, `metrics.csv` (a ro
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import tyro
 from jaxtyping import Float
 
-from experiments.denoise.levels import markdown
-from experiments.sdedit.starts import Line, draw_curve, table
+from experiments.sdedit.starts import Line, draw_starts, starts_table
 from experiments.shared.cells import Cell, record, run_cell, sections, write_cells
 from experiments.shared.command import run_script
-from experiments.shared.problems import KINDS, TASKS, make_problem
-from experiments.shared.realism import judge, reference_faces
-from experiments.shared.setup import Config, Experiment, load, open_results, settings_of, tell_noise
-from experiments.sweep.curves import check_matplotlib
+from experiments.shared.problems import KNOWN_PROBLEMS, PROBLEMS, make_problem
+from experiments.shared.realism import judge_realism, reference_faces
+from experiments.shared.setup import (
+    Config,
+    Experiment,
+    experiment_settings,
+    load,
+    open_results,
+    print_noise,
+    print_results,
+)
 from jaxdiff.disk import write_atomically
+from jaxdiff.errors import UserError, check_names
 from jaxdiff.images.files import write_image
 from jaxdiff.images.grid import labelled_grid
 from jaxdiff.metrics.lpips import LPIPS
 from jaxdiff.runs import report
-from jaxdiff.errors import UserError, check_names
 from jaxdiff.runs.folder import command_line, finish_folder
 from jaxdiff.runs.methods import HyperParameters, make_run
+from jaxdiff.runs.platform import require
 from jaxdiff.runs.scores import load_lpips_nets
-from jaxdiff.runs.tables import write_csv
+from jaxdiff.runs.tables import markdown, write_csv
 
 PROGRAM = "python -m experiments.sdedit"
 
@@ -50,8 +59,7 @@ class Starts(Config):
 
     starts: tuple[int, ...] = (250, 300, 400, 500, 750)
     """Times of the diffusion at which SDEdit begins."""
-    tasks: tuple[str, ...] = tuple(TASKS)
-    """Some of: box, random, blur."""
+    tasks: Annotated[tuple[str, ...], tyro.conf.arg(help=f"Some of: {KNOWN_PROBLEMS}.")] = tuple(PROBLEMS)
     references: int | None = None
     """Faces that realism is judged by: 320 drawn ones, or, with --image, 64 samples of the prior."""
     out: Path = Path("results/sdedit")
@@ -72,7 +80,7 @@ def run_task(
 ) -> list[Cell]:
     """Runs SDEdit on a task from every start time."""
     problem = make_problem(task, experiment.truth, config.sigma, config.seed)
-    inputs = KINDS[task], experiment.denoiser, problem.operator, problem.y, config.sigma, config.steps
+    inputs = problem.task, experiment.prior, problem.measurement, config.steps
     return [
         run_cell(
             config,
@@ -91,11 +99,11 @@ def judge_tasks(config: Starts, experiment: Experiment, tasks: Sequence[list[Cel
     count = config.references or (320 if config.image is None else 64)
     faces = reference_faces(config, experiment, count)
     images = [
-        np.concatenate([[experiment.truth], [cells[0].problem.y], *(cell.drawn.samples for cell in cells)])
+        np.concatenate([[experiment.truth], [cells[0].problem.measurement.y], *(cell.drawn.samples for cell in cells)])
         for cells in tasks
     ]
-    operators = [cells[0].problem.operator for cells in tasks]
-    judged = judge(experiment.denoiser, faces, list(zip(operators, images, strict=True)))
+    operators = [cells[0].problem.measurement.operator for cells in tasks]
+    judged = judge_realism(experiment.prior, faces, list(zip(operators, images, strict=True)))
     return [Line(cells, found) for cells, found in zip(tasks, judged, strict=True)]
 
 
@@ -103,11 +111,17 @@ def figure(experiment: Experiment, lines: Sequence[Line]) -> Float[np.ndarray, "
     """Draws a row per task: truth, measurement, and one sample per start."""
     rows, captions = [], []
     for line in lines:
-        truth, measurement = line.judged.images[:2]
-        rows.append([experiment.truth, line.cells[0].problem.y, *(cell.drawn.samples[0] for cell in line.cells)])
-        told_realism = [f"realism {value:.2f}" for value in (truth, measurement, *line.realism.mean(1))]
-        scores = ["", f"sigma {line.cells[0].problem.sigma_y:g}", *(f"{cell.psnr} dB" for cell in line.cells)]
-        captions.append([f"{score}\n{real}" for score, real in zip(scores, told_realism, strict=True)])
+        truth, measurement = line.found.images[:2]
+        rows.append(
+            [experiment.truth, line.cells[0].problem.measurement.y, *(cell.drawn.samples[0] for cell in line.cells)]
+        )
+        realisms = [f"realism {value:.2f}" for value in (truth, measurement, *line.realism.mean(1))]
+        scores = [
+            "",
+            f"sigma {line.cells[0].problem.measurement.sigma_y:g}",
+            *(f"{cell.psnr} dB" for cell in line.cells),
+        ]
+        captions.append([f"{score}\n{real}" for score, real in zip(scores, realisms, strict=True)])
     titles = ["truth", "measurement", *(f"SDEdit\nfrom {start}" for start in lines[0].starts)]
     names = [line.task.replace(" ", "\n") for line in lines]
     scale = max(1, round(128 / experiment.truth.shape[0]))
@@ -126,7 +140,7 @@ def write_report(config: Starts, experiment: Experiment, lines: Sequence[Line]) 
         report.figure_file(config.out / "figure.png", "One sample per start; PSNR and realism over all seeds."),
         report.figure_file(config.out / "curve.png", "Best would be the upper right corner."),
         *(report.paragraph(line.words()) for line in lines),
-        report.table(table(lines), "mean ± standard deviation over seeds"),
+        report.table(starts_table(lines), "mean ± standard deviation over seeds"),
         report.heading("What is realism here?"),
         report.paragraph(
             "0 for faces with the task's damage and 1 for whole faces, along the direction that tells the two apart in "
@@ -143,28 +157,25 @@ def write_report(config: Starts, experiment: Experiment, lines: Sequence[Line]) 
 
 def main(config: Starts) -> None:
     """Runs all starts on all tasks and writes the folder."""
-    check_matplotlib()
-    tasks = check_names(config.tasks, list(TASKS), "task")
+    require("matplotlib", "plots", "drawing curves")
+    tasks = check_names(config.tasks, list(PROBLEMS), "task")
     experiment = load(config)
-    starts, console = read_starts(config, experiment.denoiser.schedule.num_times), experiment.console
-    open_results(config, PROGRAM, settings_of(config, experiment))
-    tell_noise(config, experiment)
+    starts, console = read_starts(config, experiment.prior.schedule.num_times), experiment.console
+    open_results(config, PROGRAM, experiment_settings(config, experiment))
+    print_noise(config, experiment)
     nets, missing = load_lpips_nets()
     lines = judge_tasks(config, experiment, [run_task(config, experiment, task, starts, nets) for task in tasks])
     cells = [cell for line in lines for cell in line.cells]
-    shown = markdown(table(lines, bold="**"))
+    shown = markdown(starts_table(lines, bold="**"))
     write_csv(config.out / "metrics.csv", [row for line in lines for row in line.rows()])
     write_atomically(config.out / "table.md", shown)
     write_cells(config, experiment, cells)
     write_image(config.out / "figure.png", figure(experiment, lines))
-    write_atomically(config.out / "curve.png", draw_curve(lines))
+    write_atomically(config.out / "curve.png", draw_starts(lines))
     finish_folder(config.out, {**record(cells), "realism": [line.check() for line in lines]})
     write_report(config, experiment, lines)
-    console.print(shown, *(line.words() for line in lines), sep="\n", soft_wrap=True, highlight=False, markup=False)
-    for message in missing:
-        console.print(f"LPIPS reads n/a: {message}", soft_wrap=True, highlight=False, style="dim")
     written = "report.html, figure.png, curve.png, table.md, metrics.csv"
-    console.print(f"written to {config.out}: {written}", soft_wrap=True, highlight=False)
+    print_results(console, config.out, written, missing, shown, *(line.words() for line in lines))
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import Float
 
 from experiments.shared.cells import Cell
-from experiments.shared.problems import TASKS
-from experiments.shared.realism import Judged
+from experiments.shared.realism import Realism
 from experiments.shared.tables import summary
-from jaxdiff.runs.scores import NOT_AVAILABLE, mean_and_std
+from jaxdiff import Measurement
+from jaxdiff.runs.scores import NOT_AVAILABLE, mean_text
 from jaxdiff.runs.tables import Row
 
 if TYPE_CHECKING:
@@ -28,26 +28,26 @@ class Line:
 
     Attributes:
         cells: one per start.
-        judged: realism of the truth, of the measurement, and of all samples of all cells, in this order.
+        found: realism of the truth, of the measurement, and of all samples of all cells, in this order.
     """
 
     cells: list[Cell]
-    judged: Judged
+    found: Realism
 
     @property
     def task(self) -> str:
         """The task in words."""
-        return TASKS[self.cells[0].problem.task]
+        return self.cells[0].problem.title
 
     @property
     def starts(self) -> list[int]:
         """The start times."""
-        return [cell.settings["start"] for cell in self.cells]
+        return [cell.run.settings["start"] for cell in self.cells]
 
     @property
     def realism(self) -> Float[np.ndarray, "starts seeds"]:
         """Of every sample."""
-        return self.judged.images[2:].reshape(len(self.cells), -1)
+        return self.found.images[2:].reshape(len(self.cells), -1)
 
     @property
     def psnr(self) -> Float[np.ndarray, "starts seeds"]:
@@ -57,8 +57,9 @@ class Line:
     @cached_property
     def distance(self) -> Float[np.ndarray, "starts seeds"]:
         """Of every sample to the measurement, in [-1, 1] units."""
-        problem = self.cells[0].problem
-        one = lambda x: residual_ratio(problem.operator, problem.y, x, 1.0)
+        measurement = self.cells[0].problem.measurement
+        # A noise of 1 makes the ratio a root mean square.
+        one = Measurement(measurement.operator, measurement.y, 1.0).residual_ratio
         samples = jnp.clip(np.stack([cell.drawn.samples for cell in self.cells]), -1, 1)
         return np.asarray(jax.vmap(jax.vmap(one))(samples))
 
@@ -84,23 +85,17 @@ class Line:
 
     def check(self) -> Row:
         """Returns what the ruler says of images whose realism is known."""
-        truth, measurement = self.judged.images[:2]
+        truth, measurement = self.found.images[:2]
         return {
             "task": self.task,
-            "other whole faces": told(self.judged.whole),
-            "the same, damaged": told(self.judged.damaged),
+            "other whole faces": mean_text(self.found.whole.tolist(), 2),
+            "the same, damaged": mean_text(self.found.damaged.tolist(), 2),
             "the truth": f"{truth:.2f}",
             "the measurement": f"{measurement:.2f}",
         }
 
 
-def told(values: Float[np.ndarray, " n"], digits: int = 2) -> str:
-    """Returns mean and standard deviation in words."""
-    mean, std = mean_and_std(values.tolist()) or (0.0, 0.0)
-    return f"{mean:.{digits}f} ± {std:.{digits}f}"
-
-
-def draw_curve(lines: Sequence[Line]) -> bytes:
+def draw_starts(lines: Sequence[Line]) -> bytes:
     """Draws realism against faithfulness, one line per task with the start times along it, as a PNG."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter
@@ -112,7 +107,11 @@ def draw_curve(lines: Sequence[Line]) -> bytes:
         for ax, values in ((left, line.psnr), (right, line.distance)):
             _curve(ax, line, values.mean(1), f"C{number}")
         right.plot(
-            line.cells[0].problem.sigma_y or np.nan, line.judged.images[0], "*", color=f"C{number}", markersize=14
+            float(line.cells[0].problem.measurement.sigma_y) or np.nan,
+            line.found.images[0],
+            "*",
+            color=f"C{number}",
+            markersize=14,
         )
     for ax in (left, right):
         ax.grid(alpha=0.3)
@@ -141,11 +140,11 @@ def _curve(ax: "Axes", line: Line, x: Float[np.ndarray, " starts"], colour: str)
         ax.annotate(str(start), (at, height), (5, 5), textcoords="offset points", color=colour, fontsize="small")
 
 
-def table(lines: Sequence[Line], bold: str = "") -> list[Row]:
+def starts_table(lines: Sequence[Line], bold: str = "") -> list[Row]:
     """Returns mean and standard deviation over seeds, a row per task and start, without what is not available."""
     scores = summary([row for line in lines for row in line.rows()], bold=bold)
     missing = {name for name in scores[0] if all(row[name] == NOT_AVAILABLE for row in scores)}
-    realism = [told(values) for line in lines for values in line.realism]
+    realism = [mean_text(values.tolist(), 2) for line in lines for values in line.realism]
     return [
         {**{name: value for name, value in row.items() if name not in missing}, "realism": real}
         for row, real in zip(scores, realism, strict=True)

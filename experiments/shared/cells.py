@@ -1,4 +1,4 @@
-"""One cell of an experiment: a sampler run on a problem with several seeds, scored and told."""
+"""One cell of an experiment: a sampler run on a problem with several seeds, and its scores."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -8,18 +8,17 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float
 
-from experiments.shared.problems import TASKS, Problem
+from experiments.shared.problems import Problem
 from experiments.shared.setup import Config, Experiment
 from jaxdiff.images.files import write_image
 from jaxdiff.images.grid import heat
 from jaxdiff.metrics.diagnosis import Diagnose, Verdict
 from jaxdiff.metrics.lpips import LPIPS
-from jaxdiff.operators import observed
 from jaxdiff.runs import report
 from jaxdiff.runs.folder import write_npz
 from jaxdiff.runs.methods import Run
 from jaxdiff.runs.runner import Drawn, draw, sample_keys
-from jaxdiff.runs.scores import judge, mean_and_std, residual_text, score
+from jaxdiff.runs.scores import judge, mean_text, residual_text, score
 from jaxdiff.runs.tables import Row
 
 
@@ -30,26 +29,26 @@ class Cell:
     Attributes:
         problem: the task with its measurement.
         method: name of the method, as in tables.
-        settings: the hyper-parameters used.
+        run: the sampler, with the hyper-parameters used.
         drawn: one image per seed, snapshots, and how long it took.
         rows: the scores, one row per seed.
     """
 
     problem: Problem
     method: str
-    settings: dict[str, Any]
+    run: Run
     drawn: Drawn
     rows: list[Row]
 
     @property
     def title(self) -> str:
         """Task and method in words."""
-        return f"{TASKS[self.problem.task]}, {self.method}"
+        return f"{self.problem.title}, {self.method}"
 
     @property
     def file_name(self) -> str:
         """Task and method as part of a file's name."""
-        return file_name(self.problem.task, self.method)
+        return file_name(self.problem.name, self.method)
 
     @property
     def std(self) -> Float[np.ndarray, "h w"]:
@@ -59,14 +58,12 @@ class Cell:
     @property
     def psnr(self) -> str:
         """Mean and standard deviation of the PSNR."""
-        mean, std = mean_and_std([row["psnr"] for row in self.rows]) or (float("nan"), float("nan"))
-        return f"{mean:.1f} ± {std:.1f}"
+        return mean_text([row["psnr"] for row in self.rows], 1)
 
     @cached_property
-    def judged(self) -> tuple[Verdict, list[str]]:
+    def verdicts(self) -> tuple[Verdict, list[str]]:
         """The verdict on all samples, and the word for every one alone."""
-        problem = self.problem
-        return judge(self.drawn.samples, problem.operator, problem.y, problem.sigma_y, self.drawn.diagnosis)
+        return judge(self.drawn.samples, self.problem.measurement, self.drawn.diagnosis, self.run.method)
 
 
 def file_name(task: str, method: str) -> str:
@@ -78,21 +75,20 @@ def run_cell(
     config: Config, experiment: Experiment, problem: Problem, method: str, run: Run, nets: Mapping[str, LPIPS]
 ) -> Cell:
     """Runs a sampler on a problem, or reads what an earlier run finished; scores it, and says so."""
-    console, operator, y, sigma_y = experiment.console, problem.operator, problem.y, problem.sigma_y
-    title = f"{TASKS[problem.task]}, {method}"
+    console, measurement = experiment.console, problem.measurement
+    title = f"{problem.title}, {method}"
     used = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in run.settings.items())
     console.print(f"{title}: {used}", highlight=False, soft_wrap=True)
-    store = config.out / "samples" / f"{file_name(problem.task, method)}.npz"
+    store = config.out / "samples" / f"{file_name(problem.name, method)}.npz"
     keys = sample_keys(config.seed, config.seeds)
-    residual = residual_text(operator, y, sigma_y)
-    observer = Diagnose(experiment.denoiser.schedule, operator, y, sigma_y)
+    residual, observer = residual_text(measurement), Diagnose(experiment.prior.schedule, measurement)
     drawn = draw(title, run, keys, store, console, batch_size=config.batch_size, residual=residual, observer=observer)
-    scores = score(drawn.samples, operator, y, sigma_y, truth=experiment.truth, nets=nets)
-    rows: list[Row] = [{"task": problem.task, "method": method, **row} for row in scores]
-    cell = Cell(problem, method, run.settings, drawn, rows)
+    scores = score(drawn.samples, measurement, truth=experiment.truth, nets=nets)
+    rows: list[Row] = [{"task": problem.name, "method": method, **row} for row in scores]
+    cell = Cell(problem, method, run, drawn, rows)
     seconds = f"{drawn.timing.run_seconds:.0f} s, after {drawn.timing.compile_seconds:.0f} s of compiling"
     earlier = " (continued from an earlier run)" if drawn.resumed else ""
-    said = f"  {cell.psnr} dB, {cell.judged[0].word}, in {seconds}{earlier}"
+    said = f"  {cell.psnr} dB, {cell.verdicts[0].word}, in {seconds}{earlier}"
     console.print(said, highlight=False, soft_wrap=True)
     return cell
 
@@ -106,8 +102,8 @@ def write_measurements(config: Config, experiment: Experiment, problems: Sequenc
     """Writes the truth, every measurement, and which of its entries are known, to `measurements.npz`."""
     arrays: dict[str, Array] = {}
     for problem in problems:
-        arrays[f"{problem.task}_y"] = problem.y
-        arrays[f"{problem.task}_observed"] = observed(problem.operator, problem.y)
+        arrays[f"{problem.name}_y"] = problem.measurement.y
+        arrays[f"{problem.name}_observed"] = problem.measurement.observed
     write_npz(config.out / "measurements.npz", truth=experiment.truth, sigma_y=config.sigma, **arrays)
 
 
@@ -117,7 +113,7 @@ def write_cells(config: Config, experiment: Experiment, cells: Sequence[Cell]) -
     vmax = brightest(cells)
     for cell in cells:
         problem, name = cell.problem, cell.file_name
-        write_image(config.out / f"{problem.task}_measurement.png", problem.y)
+        write_image(config.out / f"{problem.name}_measurement.png", problem.measurement.y)
         write_image(config.out / f"{name}_mean.png", np.clip(cell.drawn.samples, -1, 1).mean(0))
         write_image(config.out / f"{name}_std.png", heat(cell.std, vmax))
         for k, x in enumerate(cell.drawn.samples):
@@ -132,12 +128,12 @@ def sections(experiment: Experiment, cells: Sequence[Cell]) -> list[str]:
         report.samples_section(
             cell.title,
             samples=cell.drawn.samples,
-            measurement=np.asarray(cell.problem.y),
+            measurement=np.asarray(cell.problem.measurement.y),
             truth=np.asarray(experiment.truth),
             rows=cell.rows,
             std_max=std_max,
             frames=cell.drawn.frames,
-            verdict=cell.judged[0],
+            verdict=cell.verdicts[0],
             curve=cell.drawn.curve,
         )
         for cell in cells
@@ -147,8 +143,8 @@ def sections(experiment: Experiment, cells: Sequence[Cell]) -> list[str]:
 def record(cells: Sequence[Cell]) -> dict[str, Any]:
     """Returns what followed from the settings."""
     return {
-        "operators": {cell.problem.task: cell.problem.operator_settings for cell in cells},
-        "hyper_parameters": {cell.title: cell.settings for cell in cells},
+        "operators": {cell.problem.name: cell.problem.operator_settings for cell in cells},
+        "hyper_parameters": {cell.title: cell.run.settings for cell in cells},
         "seconds": {cell.title: asdict(cell.drawn.timing) for cell in cells},
-        "verdicts": {cell.title: cell.judged[0]._asdict() for cell in cells},
+        "verdicts": {cell.title: cell.verdicts[0]._asdict() for cell in cells},
     }

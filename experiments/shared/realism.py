@@ -50,14 +50,14 @@ def innermost(network: Any, x_t: Float[Array, "n h w 3"], t: int) -> Float[Array
 
 
 @jax.jit
-def features(denoiser: Denoiser, images: Float[Array, "n h w 3"]) -> Float[Array, "n d"]:
+def features(prior: Denoiser, images: Float[Array, "n h w 3"]) -> Float[Array, "n d"]:
     """Returns the innermost features of images with a little noise, which is the same for all and averaged over."""
-    t = denoiser.schedule.num_times // 50
+    t = prior.schedule.num_times // 50
     keys = jax.random.split(jax.random.key(0), NOISE_DRAWS)
 
     def one(image: Float[Array, "h w 3"]) -> Float[Array, " d"]:
-        noisy = jax.vmap(lambda key: perturb(denoiser.schedule, key, jnp.clip(image, -1, 1), t))(keys)
-        return innermost(denoiser.network, noisy, t).mean(0).ravel()
+        noisy = jax.vmap(lambda key: perturb(prior.schedule, key, jnp.clip(image, -1, 1), t))(keys)
+        return innermost(prior.network, noisy, t).mean(0).ravel()
 
     return jax.lax.map(one, images, batch_size=BATCH_SIZE)
 
@@ -102,20 +102,20 @@ def reference_faces(config: Config, experiment: Experiment, count: int) -> Float
         experiment: what it began with.
         count: how many; none of them is the face that the experiment restores.
     """
-    denoiser = experiment.denoiser
+    prior = experiment.prior
     if config.image is None:
         others = jnp.arange(count) + jnp.where(jnp.arange(count) >= config.face, 1, 0)
-        size = denoiser.image_shape[0]
+        size = prior.image_shape[0]
         return jax.jit(lambda indices: jax.lax.map(lambda i: held_out_face(i, size), indices))(others)
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 3), count)
-    run = Run(DDPM(denoiser), time_grid(denoiser.schedule.num_times, config.steps), {})
+    run = Run(DDPM(prior), time_grid(prior.schedule.num_times, config.steps), {})
     store = config.out / "samples" / "references.npz"
     drawn = draw("samples of the prior", run, keys, store, experiment.console, batch_size=config.batch_size)
     return jnp.clip(jnp.asarray(drawn.samples), -1, 1)
 
 
 @dataclass(frozen=True)
-class Judged:
+class Realism:
     """Realism on one task's ruler.
 
     Attributes:
@@ -129,42 +129,42 @@ class Judged:
     damaged: Float[np.ndarray, " m"]
 
 
-def judge(
-    denoiser: Denoiser, faces: Float[Array, "k h w 3"], tasks: Sequence[tuple[Operator, Float[ArrayLike, "_ h w 3"]]]
-) -> list[Judged]:
+def judge_realism(
+    prior: Denoiser, faces: Float[Array, "k h w 3"], tasks: Sequence[tuple[Operator, Float[ArrayLike, "_ h w 3"]]]
+) -> list[Realism]:
     """Judges images, all in one call of the network's program.
 
     Args:
-        denoiser: the prior.
+        prior: the prior.
         faces: whole ones; four fifths make the rulers, the rest checks them.
         tasks: operator and images of every task.
     """
     groups = [faces]
     for operator, images in tasks:
         groups += [jax.vmap(operator)(faces), jnp.asarray(images)]
-    found = np.asarray(features(denoiser, jnp.concatenate(groups)))
-    whole, *others = np.split(found, np.cumsum([len(group) for group in groups])[:-1])
+    every = np.asarray(features(prior, jnp.concatenate(groups)))
+    whole, *others = np.split(every, np.cumsum([len(group) for group in groups])[:-1])
     used = len(faces) * 4 // 5
-    judged = []
+    found = []
     for damaged, images in zip(others[::2], others[1::2], strict=True):
         ruler = fit_ruler(whole[:used], damaged[:used])
-        judged.append(Judged(ruler(images), ruler(whole[used:]), ruler(damaged[used:])))
-    return judged
+        found.append(Realism(ruler(images), ruler(whole[used:]), ruler(damaged[used:])))
+    return found
 
 
 @jax.jit
-def denoising_error(denoiser: Denoiser, images: Float[Array, "n h w 3"]) -> Float[Array, " n"]:
+def denoising_error(prior: Denoiser, images: Float[Array, "n h w 3"]) -> Float[Array, " n"]:
     """Returns how badly the prior knows noise from image: the mean of `(eps - eps_hat)^2` at three low noise levels.
 
     Large for what the prior has not learned; small for what it has, but also for anything smooth.
     """
-    times = jnp.array([denoiser.schedule.num_times // part for part in (50, 20, 10)])
+    times = jnp.array([prior.schedule.num_times // part for part in (50, 20, 10)])
     keys = jax.random.split(jax.random.key(0), NOISE_DRAWS)
 
     def error(image: Array, t: Array, key: PRNGKeyArray) -> Array:
-        alpha_t, sigma_t = denoiser.schedule(t)
-        x_t = perturb(denoiser.schedule, key, image, t)
-        return jnp.mean((denoiser.predict(x_t, t).x0_hat - image) ** 2) * (alpha_t / sigma_t) ** 2
+        alpha_t, sigma_t = prior.schedule(t)
+        x_t = perturb(prior.schedule, key, image, t)
+        return jnp.mean((prior.predict(x_t, t).x0_hat - image) ** 2) * (alpha_t / sigma_t) ** 2
 
     every = jax.vmap(jax.vmap(error, (None, None, 0)), (None, 0, None))
     return jax.lax.map(lambda image: every(jnp.clip(image, -1, 1), times, keys).mean(), images, batch_size=BATCH_SIZE)

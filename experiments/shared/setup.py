@@ -10,8 +10,8 @@ from rich.console import Console
 
 from experiments.shared.problems import KEYS, load_truth
 from jaxdiff import Denoiser
-from jaxdiff.networks.precision import Dtype
 from jaxdiff.errors import UserError, check_positive
+from jaxdiff.networks.precision import Dtype
 from jaxdiff.runs.folder import command_line, describe_prior, digest, open_folder
 from jaxdiff.runs.methods import describe_sigma
 
@@ -53,12 +53,12 @@ class Experiment:
     """What an experiment begins with.
 
     Attributes:
-        denoiser: the prior, at the size of the image.
+        prior: the prior, at the size of the image.
         truth: the clean image.
         console: where to say things.
     """
 
-    denoiser: Denoiser
+    prior: Denoiser
     truth: Float[Array, "h w 3"]
     console: Console
 
@@ -74,10 +74,10 @@ def load(config: Config) -> Experiment:
     check_positive(seeds=config.seeds, steps=config.steps, batch_size=config.batch_size)
     if config.face < 0:
         raise UserError(f"--face must be zero or positive, got {config.face}.")
-    denoiser, truth = load_truth(config.prior, config.image, config.face, config.size, config.dtype)
-    if config.steps > denoiser.schedule.num_times:
-        raise UserError(f"--steps must be between 1 and {denoiser.schedule.num_times}, got {config.steps}.")
-    return Experiment(denoiser, truth, Console())
+    prior, truth = load_truth(config.prior, config.image, config.face, config.size, config.dtype)
+    if config.steps > prior.schedule.num_times:
+        raise UserError(f"--steps must be between 1 and {prior.schedule.num_times}, got {config.steps}.")
+    return Experiment(prior, truth, Console())
 
 
 def open_results(config: Config, program: str, settings: Mapping[str, Any]) -> None:
@@ -86,7 +86,7 @@ def open_results(config: Config, program: str, settings: Mapping[str, Any]) -> N
     Args:
         config: the flags.
         program: how the script is called.
-        settings: everything that decides the numbers, as from `settings_of`.
+        settings: everything that decides the numbers, as from `experiment_settings`.
 
     Raises:
         UserError: if the folder cannot be used.
@@ -98,24 +98,41 @@ def open_results(config: Config, program: str, settings: Mapping[str, Any]) -> N
 def begin(config: Config, program: str, *, without: Iterable[str] = ()) -> Experiment:
     """Does both, and says what the noise is; flags in `without` decide no number."""
     experiment = load(config)
-    open_results(config, program, settings_of(config, experiment, without))
-    tell_noise(config, experiment)
+    open_results(config, program, experiment_settings(config, experiment, without))
+    print_noise(config, experiment)
     return experiment
 
 
-def tell_noise(config: Config, experiment: Experiment) -> None:
+def print_noise(config: Config, experiment: Experiment) -> None:
     """Prints noise level, number of samples and steps."""
-    told = f"sigma_y = {describe_sigma(config.sigma)}; {config.seeds} seeds, {config.steps} steps"
-    experiment.console.print(told, highlight=False, soft_wrap=True)
+    line = f"sigma_y = {describe_sigma(config.sigma)}; {config.seeds} seeds, {config.steps} steps"
+    experiment.console.print(line, highlight=False, soft_wrap=True)
 
 
-def settings_of(config: Config, experiment: Experiment, without: Iterable[str] = ()) -> dict[str, Any]:
+def print_results(console: Console, out: Path, names: str, missing: Iterable[str] = (), *texts: str) -> None:
+    """Ends a script: prints its tables, why columns are missing, and what was written.
+
+    Args:
+        console: where to.
+        out: the result folder.
+        names: the files in it that matter most.
+        missing: a sentence for every LPIPS network that was not found.
+        *texts: tables and sentences to print first.
+    """
+    for text in texts:
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
+    for message in missing:
+        console.print(f"LPIPS reads n/a: {message}", soft_wrap=True, highlight=False, style="dim")
+    console.print(f"written to {out}: {names}", soft_wrap=True, highlight=False)
+
+
+def experiment_settings(config: Config, experiment: Experiment, without: Iterable[str] = ()) -> dict[str, Any]:
     """Everything that decides the numbers; a folder is continued only if all of it is the same."""
     left_out = {"out", "resume", "overwrite", "batch_size", *without}
     return {
         **{k: v for k, v in asdict(config).items() if k not in left_out},
         "image_sha256": digest(experiment.truth),
         "sigma_y": {"in [-1, 1] units": config.sigma, "in [0, 1] units": config.sigma / 2},
-        "denoiser": describe_prior(experiment.denoiser),
+        "denoiser": describe_prior(experiment.prior),
         "keys": KEYS,
     }

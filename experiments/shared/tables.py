@@ -2,19 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 
-from experiments.shared.problems import TASKS
-from jaxdiff.runs.scores import HIGHER_IS_BETTER, LABELS, NOT_AVAILABLE, mean_and_std
-from jaxdiff.runs.tables import Row
+from experiments.shared.problems import PROBLEMS
+from jaxdiff.runs.scores import HIGHER_IS_BETTER, LABELS, NOT_AVAILABLE, mean_and_std, mean_text
+from jaxdiff.runs.tables import Row, markdown
 
 Published = Mapping[str, Mapping[tuple[str, str], str]]
 """Columns of published numbers, by task and method."""
 
 
-def markdown_table(rows: Sequence[Row], published: Published | None = None) -> str:
+def score_table(rows: Sequence[Row], published: Published | None = None) -> str:
     """Returns `summary` in Markdown, the best of a task in bold."""
-    lines = summary(rows, published, bold="**")
-    texts = [list(lines[0]), ["---"] * len(lines[0]), *(line.values() for line in lines)]
-    return "".join(f"| {' | '.join(map(str, cells))} |\n" for cells in texts)
+    return markdown(summary(rows, published, bold="**"))
 
 
 def summary(rows: Sequence[Row], published: Published | None = None, *, bold: str = "") -> list[Row]:
@@ -37,7 +35,7 @@ def summary(rows: Sequence[Row], published: Published | None = None, *, bold: st
             ours = {head: texts[i] for head, texts in columns.items()}
             theirs = {head: numbers.get((task, method), "") for head, numbers in (published or {}).items()}
             psnr = {LABELS["psnr"]: ours[LABELS["psnr"]]}
-            lines.append({"task": TASKS[task], "method": method, **psnr, **theirs, **ours})
+            lines.append({"task": PROBLEMS[task].title, "method": method, **psnr, **theirs, **ours})
     return lines
 
 
@@ -49,14 +47,12 @@ def without_missing(table: Sequence[Row]) -> list[Row]:
 
 def _column(of_method: Sequence[Sequence[Row]], metric: str, bold: str) -> list[str]:
     """Returns one task's texts under one head."""
-    found = [mean_and_std([row[metric] for row in rows]) for rows in of_method]
+    values = [[row[metric] for row in rows] for rows in of_method]
+    found = [mean_and_std(of_one) for of_one in values]
     means = [pair[0] for pair in found if pair is not None]
     best = None
     if metric in HIGHER_IS_BETTER and len(found) > 1 and means:
         best = max(means) if HIGHER_IS_BETTER[metric] else min(means)
     digits = 2 if metric in ("psnr", "residual_ratio") else 3
-    texts = []
-    for pair in found:
-        text = NOT_AVAILABLE if pair is None else f"{pair[0]:.{digits}f} ± {pair[1]:.{digits}f}"
-        texts.append(f"{bold}{text}{bold}" if pair is not None and pair[0] == best else text)
-    return texts
+    marks = [bold if pair is not None and pair[0] == best else "" for pair in found]
+    return [f"{mark}{mean_text(of_one, digits)}{mark}" for mark, of_one in zip(marks, values, strict=True)]

@@ -22,33 +22,34 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import tyro
 from jaxtyping import Float
 
-from experiments.chains import count_compilations, join
 from experiments.shared.cells import file_name, write_measurements
 from experiments.shared.command import run_script
-from experiments.shared.problems import KINDS, TASKS, Problem, make_problem
-from experiments.shared.setup import Config, Experiment, begin
+from experiments.shared.problems import KNOWN_PROBLEMS, PROBLEMS, Problem, make_problem
+from experiments.shared.setup import Config, Experiment, begin, print_results
 from experiments.sweep.curves import (
     Curve,
     Point,
     between_neighbours,
-    check_matplotlib,
-    draw_curves,
-    markdown_table,
+    draw_sweep,
+    sweep_table,
 )
-from experiments.sweep.grids import Grid, Numbers, read_gammas, read_zetas, told
+from experiments.sweep.grids import Grid, Numbers, in_short, read_gammas, read_zetas
+from jaxdiff.chains.batched import stack
 from jaxdiff.disk import write_atomically
+from jaxdiff.errors import UserError, check_names
 from jaxdiff.images.files import write_image
 from jaxdiff.images.grid import labelled_grid
 from jaxdiff.metrics.lpips import LPIPS
 from jaxdiff.runs import report
-from jaxdiff.errors import UserError, check_names
 from jaxdiff.runs.folder import command_line, finish_folder
 from jaxdiff.runs.methods import METHODS, WEIGHTINGS, Run, describe_sigma, make_run
+from jaxdiff.runs.platform import require
 from jaxdiff.runs.runner import draw, sample_keys
 from jaxdiff.runs.scores import NOT_AVAILABLE, load_lpips_nets, score
 from jaxdiff.runs.tables import write_csv
@@ -62,8 +63,7 @@ class Sweep(Config):
 
     batch_size: int | None = None
     """Samples drawn at once; all by default, fewer to save memory."""
-    tasks: tuple[str, ...] = tuple(TASKS)
-    """Some of: box, random, blur."""
+    tasks: Annotated[tuple[str, ...], tyro.conf.arg(help=f"Some of: {KNOWN_PROBLEMS}.")] = tuple(PROBLEMS)
     methods: tuple[str, ...] = ("dps", "score-ald")
     """Some of: dps, score-ald."""
     zeta: str = "0.1,0.2,0.3,0.6,1,2,3"
@@ -103,7 +103,7 @@ def sweep(config: Sweep, experiment: Experiment, problem: Problem, grid: Grid, n
     points = try_values(config, experiment, problem, grid, grid.values, "", nets)
     for done in range(0, config.refine, len(grid.values)):
         more = between_neighbours(points, min(config.refine - done, len(grid.values)))
-        say(f"  refining with {len(more)} values from {told(min(more))} to {told(max(more))}")
+        say(f"  refining with {len(more)} values from {in_short(min(more))} to {in_short(max(more))}")
         points += try_values(config, experiment, problem, grid, more, f"_refine-{config.refine}-{done}", nets)
         points.sort(key=lambda point: point.position)
     curve = Curve(problem, grid, points)
@@ -122,16 +122,13 @@ def try_values(
     nets: Mapping[str, LPIPS],
 ) -> list[Point]:
     """Draws all seeds at all values, and scores them."""
-    kind, operator, y, sigma_y = KINDS[problem.task], problem.operator, problem.y, problem.sigma_y
-    runs = [
-        make_run(grid.method, kind, experiment.denoiser, operator, y, sigma_y, config.steps, grid.chosen(value))
-        for value in values
-    ]
+    fixed = grid.method, problem.task, experiment.prior, problem.measurement, config.steps
+    runs = [make_run(*fixed, grid.chosen(value)) for value in values]
     samples = draw_runs(config, experiment, problem, grid, runs, suffix)
     points = []
     for value, run, x in zip(values, runs, samples, strict=True):
         used = tuple(float(getattr(run.sampler, name)) for name in grid.fields)
-        points.append(Point(value, used, x, score(x, operator, y, sigma_y, truth=experiment.truth, nets=nets)))
+        points.append(Point(value, used, x, score(x, problem.measurement, truth=experiment.truth, nets=nets)))
     return points
 
 
@@ -140,19 +137,23 @@ def draw_runs(
 ) -> Float[np.ndarray, "values seeds h w c"]:
     """Draws in one `vmap` over values and seeds, filled with copies up to what the grid's program takes."""
     console, seeds = experiment.console, config.seeds
-    title = f"{TASKS[problem.task]}, {grid.name}"
+    title = f"{problem.title}, {grid.name}"
     width = min(len(grid.values) * seeds, config.batch_size or len(grid.values) * seeds)
     copies = max(-(-width // seeds) - len(runs), 0)
-    run, keys = join([*runs, *[runs[-1]] * copies], grid.fields, sample_keys(config.seed, seeds))
-    store = config.out / "samples" / f"{file_name(problem.task, grid.name)}{suffix}.npz"
-    with count_compilations() as compilations:
-        drawn = draw(title, run, keys, store, console, batch_size=width, to_image=lambda state: state[1])
+    filled, of_one = [*runs, *[runs[-1]] * copies], sample_keys(config.seed, seeds)
+    samplers, keys = (
+        [run.sampler for run in filled for _ in range(seeds)],
+        of_one[np.tile(np.arange(seeds), len(filled))],
+    )
+    times = runs[0].times
+    stacked, state = stack(samplers, keys, int(times[0]), shared=(experiment.prior, problem.measurement))
+    store = config.out / "samples" / f"{file_name(problem.name, grid.name)}{suffix}.npz"
+    drawn = draw(title, Run(stacked, times, {}, state), keys, store, console, batch_size=width)
     chains = f"{len(runs) * seeds} chains" + f", {width} at once" * (width < len(keys))
-    compiled = {0: "no compilation", 1: "1 compilation"}.get(compilations.count, f"{compilations.count} compilations")
     seconds = f"{drawn.timing.run_seconds:.0f} s and {drawn.timing.compile_seconds:.0f} s of compiling"
     earlier = " (continued from an earlier run)" * drawn.resumed
     console.print(
-        f"{title}: {len(runs)} values x {seeds} seeds: {chains}, {compiled}; {seconds}{earlier}",
+        f"{title}: {len(runs)} values x {seeds} seeds: {chains}; {seconds}{earlier}",
         highlight=False,
         soft_wrap=True,
     )
@@ -168,11 +169,11 @@ def figure(experiment: Experiment, curves: Sequence[Curve]) -> Float[np.ndarray,
         points = [None if curve.points[0] is best else curve.points[0], best]
         points += [None if curve.points[-1] is best else curve.points[-1]]
         said = [
-            f"{curve.grid.parameter} {told(point.given)}\n{point.text('psnr', 1)} dB" if point else "the best one"
+            f"{curve.grid.parameter} {in_short(point.given)}\n{point.text('psnr', 1)} dB" if point else "the best one"
             for point in points
         ]
-        rows.append([experiment.truth, curve.problem.y, *(point and point.samples[0] for point in points)])
-        captions.append(["", f"sigma {curve.problem.sigma_y:g}", *said])
+        rows.append([experiment.truth, curve.problem.measurement.y, *(point and point.samples[0] for point in points)])
+        captions.append(["", f"sigma {curve.problem.measurement.sigma_y:g}", *said])
     titles = ["truth", "measurement", "smallest", "best PSNR", "largest"]
     names = [curve.title.replace(", ", "\n") for curve in curves]
     return labelled_grid(rows, titles, names, captions=captions, scale=max(1, round(128 / experiment.truth.shape[0])))
@@ -181,9 +182,9 @@ def figure(experiment: Experiment, curves: Sequence[Curve]) -> Float[np.ndarray,
 def record(curves: Sequence[Curve]) -> dict[str, Any]:
     """Returns what followed from the settings."""
     return {
-        "operators": {curve.problem.task: curve.problem.operator_settings for curve in curves},
+        "operators": {curve.problem.name: curve.problem.operator_settings for curve in curves},
         "best": {curve.title: curve.words() for curve in curves},
-        "values": {curve.title: {told(p.given): list(p.used) for p in curve.points} for curve in curves},
+        "values": {curve.title: {in_short(p.given): list(p.used) for p in curve.points} for curve in curves},
     }
 
 
@@ -197,12 +198,12 @@ def write_report(config: Sweep, experiment: Experiment, curves: Sequence[Curve])
             "so that values differ by what they do and not by chance."
         ),
     ]
-    for task, method in dict.fromkeys((curve.problem.task, curve.grid.method) for curve in curves):
-        together = [curve for curve in curves if (curve.problem.task, curve.grid.method) == (task, method)]
-        png = draw_curves(together)
+    for task, method in dict.fromkeys((curve.problem.name, curve.grid.method) for curve in curves):
+        together = [curve for curve in curves if (curve.problem.name, curve.grid.method) == (task, method)]
+        png = draw_sweep(together)
         write_atomically(config.out / f"{task}_{method}.png", png)
         images = figure(experiment, together)
-        blocks += [report.heading(f"{TASKS[task]}, {METHODS[method]}"), report.figure_file(png)]
+        blocks += [report.heading(f"{PROBLEMS[task].title}, {METHODS[method].name}"), report.figure_file(png)]
         blocks += [report.picture(images, width=images.shape[1])]
         for curve in together:
             blocks += [report.heading(curve.grid.name, 3)] * bool(curve.grid.weighting)
@@ -221,21 +222,18 @@ def write_report(config: Sweep, experiment: Experiment, curves: Sequence[Curve])
 
 def main(config: Sweep) -> None:
     """Runs the sweep and writes its folder."""
-    check_matplotlib()
-    tasks, grids = check_names(config.tasks, list(TASKS), "task"), read_grids(config)
+    require("matplotlib", "plots", "drawing curves")
+    tasks, grids = check_names(config.tasks, list(PROBLEMS), "task"), read_grids(config)
     experiment = begin(config, PROGRAM, without=("refine",))
     nets, missing = load_lpips_nets()
     problems = [make_problem(task, experiment.truth, config.sigma, config.seed) for task in tasks]
     write_measurements(config, experiment, problems)
     curves = [sweep(config, experiment, problem, grid, nets) for problem in problems for grid in grids]
     write_csv(config.out / "metrics.csv", [row for curve in curves for row in curve.rows()])
-    write_atomically(config.out / "table.md", markdown_table(curves))
+    write_atomically(config.out / "table.md", sweep_table(curves))
     finish_folder(config.out, record(curves))
     write_report(config, experiment, curves)
-    for message in missing:
-        experiment.console.print(f"LPIPS reads n/a: {message}", soft_wrap=True, highlight=False, style="dim")
-    written = f"written to {config.out}: report.html, images.png, table.md, metrics.csv"
-    experiment.console.print(written, highlight=False, soft_wrap=True)
+    print_results(experiment.console, config.out, "report.html, images.png, table.md, metrics.csv", missing)
 
 
 if __name__ == "__main__":

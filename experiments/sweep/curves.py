@@ -3,18 +3,16 @@
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 
-from experiments.shared.problems import TASKS, Problem
-from experiments.sweep.grids import Grid, Numbers, told
-from jaxdiff.errors import UserError
+from experiments.shared.problems import Problem
+from experiments.sweep.grids import Grid, Numbers, in_short
 from jaxdiff.runs.methods import METHODS
-from jaxdiff.runs.scores import HIGHER_IS_BETTER, LABELS, NOT_AVAILABLE, mean_and_std
-from jaxdiff.runs.tables import Row
+from jaxdiff.runs.scores import HIGHER_IS_BETTER, LABELS, mean_and_std, mean_text
+from jaxdiff.runs.tables import Row, markdown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,8 +70,7 @@ class Point:
 
     def text(self, metric: str, digits: int) -> str:
         """Returns mean and standard deviation over seeds in words."""
-        found = self.score(metric)
-        return NOT_AVAILABLE if found is None else f"{found[0]:.{digits}f} ± {found[1]:.{digits}f}"
+        return mean_text([row[metric] for row in self.rows], digits)
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,7 @@ class Curve:
     @property
     def title(self) -> str:
         """Task and method in words."""
-        return f"{TASKS[self.problem.task]}, {self.grid.name}"
+        return f"{self.problem.title}, {self.grid.name}"
 
     @property
     def best(self) -> Point:
@@ -107,7 +104,7 @@ class Curve:
         sentences = [f"Best PSNR at {self._at(best)}: {best.text('psnr', 1)} dB"]
         sentences[0] += f"; the residual ratio there is {residual[0]:.2f}." if residual else "."
         if len(near) > 1:
-            ends = f"{told(near[0].given)} to {told(near[-1].given)}"
+            ends = f"{in_short(near[0].given)} to {in_short(near[-1].given)}"
             sentences.append(f"{len(near)} of {len(self.points)} values come within {NEAR} dB of it, from {ends}.")
         alike = len({point.used for point in self.points}) < len(self.points)
         if len(self.points) > 1 and best in (self.points[0], self.points[-1]) and not alike:
@@ -129,15 +126,17 @@ class Curve:
         lines: list[Row] = []
         for point in self.points:
             scores = {label: point.text(metric, digits.get(metric, 3)) for metric, label in METRICS.items()}
-            lines.append({f"{self.grid.parameter} given": told(point.given), "used": told(point.used), **scores})
+            lines.append(
+                {f"{self.grid.parameter} given": in_short(point.given), "used": in_short(point.used), **scores}
+            )
         return lines
 
     def rows(self) -> list[Row]:
         """Returns a row of numbers per point and seed; zeta has no noisy end."""
         return [
             {
-                "task": self.problem.task,
-                "method": METHODS[self.grid.method],
+                "task": self.problem.name,
+                "method": METHODS[self.grid.method].name,
                 "weighting": self.grid.weighting,
                 "given": point.given[0],
                 "given_noisy": point.given[1] if point.given[1:] else "",
@@ -150,7 +149,7 @@ class Curve:
         ]
 
     def _at(self, point: Point) -> str:
-        return f"{self.grid.parameter} {told(point.given)} (given; {told(point.used)} used)"
+        return f"{self.grid.parameter} {in_short(point.given)} (given; {in_short(point.used)} used)"
 
 
 def between_neighbours(points: Sequence[Point], count: int) -> list[Numbers]:
@@ -179,26 +178,19 @@ def between_neighbours(points: Sequence[Point], count: int) -> list[Numbers]:
     ]
 
 
-def markdown_table(curves: Sequence[Curve]) -> str:
+def sweep_table(curves: Sequence[Curve]) -> str:
     """Returns all points of all curves, the best PSNR of a curve in bold."""
-    head = ["task", "method", "parameter", "given", "used", *METRICS.values()]
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    lines = [["task", "method", "parameter", "given", "used", *METRICS.values()]]
     for curve in curves:
         for point, row in zip(curve.points, curve.table(), strict=True):
             given, used, psnr, *others = map(str, row.values())
             given, psnr = (f"**{given}**", f"**{psnr}**") if point is curve.best else (given, psnr)
-            where = [TASKS[curve.problem.task], curve.grid.name, curve.grid.parameter]
-            lines.append("| " + " | ".join([*where, given, used, psnr, *others]) + " |")
-    return "\n".join(lines) + "\n"
+            where = [curve.problem.title, curve.grid.name, curve.grid.parameter]
+            lines.append([*where, given, used, psnr, *others])
+    return markdown(lines)
 
 
-def check_matplotlib() -> None:
-    """Ends the script if there is nothing to draw curves with."""
-    if find_spec("matplotlib") is None:
-        raise UserError('drawing curves needs matplotlib; install it with: pip install "jaxdiff[plots]".')
-
-
-def draw_curves(curves: Sequence[Curve]) -> bytes:
+def draw_sweep(curves: Sequence[Curve]) -> bytes:
     """Draws PSNR, a perceptual metric and the residual against the parameter, one line per curve, as a PNG."""
     from matplotlib.figure import Figure
 
@@ -208,7 +200,7 @@ def draw_curves(curves: Sequence[Curve]) -> bytes:
     for ax, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
         _panel(ax, curves, metric)
         _ticks(ax, curves)
-    figure.suptitle(f"{TASKS[curves[0].problem.task]}, {METHODS[curves[0].grid.method]}")
+    figure.suptitle(f"{curves[0].problem.title}, {METHODS[curves[0].grid.method].name}")
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize="small")
     png = io.BytesIO()
@@ -226,11 +218,11 @@ def _panel(ax: "Axes", curves: Sequence[Curve], metric: str) -> None:
         ax.plot(x, mean, "o-", color=colour, markersize=4, label=curve.grid.name)
         ax.fill_between(x, mean - std, mean + std, color=colour, alpha=0.2, linewidth=0)
         star = mean[curve.points.index(best)]
-        ax.plot(best.position, star, "*", color=colour, markersize=14, label=f"best PSNR: {told(best.given)}")
-        published = JACQUES.get((curve.problem.task, curve.grid.name))
+        ax.plot(best.position, star, "*", color=colour, markersize=14, label=f"best PSNR: {in_short(best.given)}")
+        published = JACQUES.get((curve.problem.name, curve.grid.name))
         if published:
             at = float(np.exp(np.mean(np.log(published))))
-            ax.axvline(at, color=colour, linestyle=":", label=f"Jacques' best: {told(published)}")
+            ax.axvline(at, color=colour, linestyle=":", label=f"Jacques' best: {in_short(published)}")
     arrow = {True: " ↑", False: " ↓", None: ""}[HIGHER_IS_BETTER.get(metric)]
     ax.set_title(METRICS[metric] + arrow, fontsize="medium")
     ax.grid(alpha=0.3)
@@ -244,7 +236,7 @@ def _panel(ax: "Axes", curves: Sequence[Curve], metric: str) -> None:
 
 def _ticks(ax: "Axes", curves: Sequence[Curve]) -> None:
     """Writes the values tried under the axis, as many as there is room for."""
-    points = {point.position: told(point.given) for curve in curves for point in curve.points}
+    points = {point.position: in_short(point.given) for curve in curves for point in curve.points}
     ax.set_xscale("log")
     gap = 0.09 * np.log(max(points) / min(points))
     shown: list[float] = []

@@ -14,10 +14,10 @@ Numbers = tuple[float, ...]
 """A value: zeta, or gamma at the clean and at the noisy end."""
 
 
-def told(numbers: Numbers) -> str:
-    """Returns a value in short.
+def in_short(numbers: Numbers) -> str:
+    """Returns a value as text.
 
-    >>> told((0.3,)), told((10.0, 15.0))
+    >>> in_short((0.3,)), in_short((10.0, 15.0))
     ('0.3', '10:15')
     """
     return ":".join(f"{number:.3g}" for number in numbers)
@@ -44,13 +44,13 @@ class Grid:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The same in the sampler's words, a field per number."""
+        """The sampler's fields that vary, one per number."""
         return ("zeta",) if self.method == "dps" else ("gamma_clean", "gamma_noisy")
 
     @property
     def name(self) -> str:
         """The method as in tables."""
-        return METHODS[self.method] + (f", {self.weighting}" if self.weighting else "")
+        return METHODS[self.method].name + (f", {self.weighting}" if self.weighting else "")
 
     def chosen(self, value: Numbers) -> HyperParameters:
         """Returns the hyper-parameters of one value."""

@@ -8,7 +8,7 @@ follows `jaxdiff.scale_zeta`, gamma `jaxdiff.scale_gamma`.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from jaxdiff.errors import UserError, check_name
@@ -58,12 +58,14 @@ class Run:
         times: the times of its steps.
         settings: the hyper-parameters actually used.
         state: where the chains start, stacked; the sampler's `init` by default.
+        method: the key in `METHODS` of the row that set it up; empty for none.
     """
 
     sampler: Any
     times: "np.ndarray"
     settings: dict[str, Any]
     state: Any = None
+    method: str = ""
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,8 @@ def make_run(
         UserError: if a name is unknown, or a hyper-parameter out of its range.
     """
     row = METHODS[check_name(method, list(METHODS), "method")]
-    return row.make(Setup(check_name(task, list(TASKS), "task"), prior, measurement, steps, chosen))
+    run = row.make(Setup(check_name(task, list(TASKS), "task"), prior, measurement, steps, chosen))
+    return replace(run, method=method)
 
 
 def matched_time(schedule: "Schedule", sigma_y: float) -> int:

@@ -74,11 +74,11 @@ def judge(
         samples: one per seed.
         measurement: what they should agree with.
         diagnosis: what was observed of every sample's chain, if it was.
-        method: a key of `METHODS`, whose flags may help.
+        method: a key of `METHODS`, whose flags may help; empty for none.
     """
     ratios = np.asarray(_all_ratios(measurement, jnp.clip(jnp.asarray(samples), -1, 1)))
-    row = METHODS[method]
-    remedies = Remedies(row.weaker, row.stronger, row.sees_data)
+    row = METHODS.get(method)
+    remedies = Remedies(row.weaker, row.stronger, row.sees_data) if row else Remedies(sees_data=False)
 
     def of(chosen: slice) -> Verdict:
         seen = None if diagnosis is None else Diagnosis(*(leaf[chosen] for leaf in diagnosis))
@@ -93,6 +93,16 @@ def mean_and_std(values: Sequence[object]) -> tuple[float, float] | None:
         return None
     array = np.asarray(values, float)
     return float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else 0.0
+
+
+def mean_text(values: Sequence[object], digits: int) -> str:
+    """Returns mean ± sample standard deviation over seeds, or "n/a" where a value is missing.
+
+    >>> mean_text([1.0, 2.0], 2), mean_text(["n/a"], 2)
+    ('1.50 ± 0.71', 'n/a')
+    """
+    found = mean_and_std(values)
+    return NOT_AVAILABLE if found is None else f"{found[0]:.{digits}f} ± {found[1]:.{digits}f}"
 
 
 def residual_text(measurement: Measurement) -> Callable[[Float[Array, "n h w c"]], str]:
