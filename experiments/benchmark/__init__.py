@@ -1,1 +1,1 @@
-"""."""
+"""Speed beside PyTorch."""

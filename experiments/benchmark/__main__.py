@@ -2,7 +2,7 @@
 
     python -m experiments.benchmark
     python -m experiments.benchmark --networks faces-32 --seeds 1 4 --repeats 3
-    python -m experiments.benchmark --table experiments/benchmarks/cpu-NAME.json
+    python -m experiments.benchmark --table experiments/benchmark/results/cpu-NAME.json
 
 Networks are FFHQ-256's with random weights and the shipped prior. Timed are one step of DPS and of DDPM, whole chains
 in one program, on one device and shared by all (on a CPU: the cores), `jax.vmap` over seeds against the network's own
@@ -28,8 +28,8 @@ import jax
 from rich.console import Console
 
 from experiments.benchmark.flops import forward_flop
-from experiments.benchmark.programs import ARCHITECTURES, load_denoiser, matmul_peak, programs
-from experiments.benchmark.table import table
+from experiments.benchmark.programs import ARCHITECTURES, load_network, matmul_peak, programs
+from experiments.benchmark.table import speed_table
 from experiments.benchmark.timing import Case, Program, Record, take_turns, warm_up
 from experiments.shared.command import run_script
 from jaxdiff import Denoiser
@@ -41,7 +41,7 @@ from jaxdiff.runs.folder import command_line, environment, write_json
 
 PROGRAM = "python -m experiments.benchmark"
 NETWORKS = (*ARCHITECTURES, "faces-32")
-TASKS = ("dps", "ddpm", "batch", "gradient")
+CASES = ("dps", "ddpm", "batch", "gradient")
 STEPS = {"ffhq-256": 4, "faces-32": 50, "tiny": 3}
 GPU_STEPS = 50
 NO_PEERS = "the peers: PyTorch and azula (the extra `bench`) are not installed, or PyTorch lacks this device."
@@ -54,7 +54,7 @@ class Config:
 
     networks: tuple[str, ...] = ("ffhq-256", "faces-32")
     """ffhq-256 (random weights), faces-32 (shipped), tiny (to try the script out)."""
-    tasks: tuple[str, ...] = TASKS
+    tasks: tuple[str, ...] = CASES
     """dps, ddpm, batch (vmap against the network's own batch axis), gradient (inside a scan against outside)."""
     seeds: tuple[int, ...] = ()
     """Images at once, in this order; by default 1 for ffhq-256 on a CPU, 1 4 16 else, and 64 too on a GPU."""
@@ -68,7 +68,7 @@ class Config:
     """Begin nothing new after so many minutes."""
     alone: bool = False
     """Leave PyTorch out."""
-    out: Path = Path("experiments/benchmarks")
+    out: Path = Path("experiments/benchmark/results")
     """Folder of the results."""
     overwrite: bool = False
     """Replace the results of an earlier run on such a device."""
@@ -79,7 +79,7 @@ class Config:
 def check(config: Config) -> None:
     """Ends the script when a flag is not usable."""
     check_names(config.networks, NETWORKS, "network")
-    check_names(config.tasks, TASKS, "task")
+    check_names(config.tasks, CASES, "task")
     if config.dtypes:
         check_names(config.dtypes, get_args(Dtype), "dtype")
     check_positive(steps=config.steps, repeats=config.repeats, seeds=min(config.seeds, default=None))
@@ -103,14 +103,14 @@ def cases(config: Config, network: str) -> Iterator[Case]:
                 yield Case(network, task, seeds, steps)
 
 
-def told(case: Case) -> str:
-    """Names a case."""
+def case_title(case: Case) -> str:
+    """Returns a case in words."""
     return f"{case.network}, {case.task}, {case.seeds} seed{'s' * (case.seeds > 1)}"
 
 
-def network_config(denoiser: Denoiser) -> UNetConfig:
+def network_config(prior: Denoiser) -> UNetConfig:
     """Returns the architecture."""
-    network: Any = denoiser.network
+    network: Any = prior.network
     return network.config
 
 
@@ -133,10 +133,10 @@ def _processor() -> str:
 def import_peers() -> ModuleType | None:
     """Returns PyTorch's side where it is installed and runs on the same kind of device."""
     try:
-        from experiments import benchmark_peers
+        from experiments.benchmark import peers
     except ImportError:
         return None
-    return benchmark_peers if on_gpu() == (benchmark_peers.DEVICE == "cuda") else None
+    return peers if on_gpu() == (peers.DEVICE == "cuda") else None
 
 
 class Benchmark:
@@ -175,7 +175,7 @@ class Benchmark:
     def keep(self) -> None:
         """Writes what was found so far."""
         write_json(self.path, self.found)
-        write_atomically(self.path.with_suffix(".md"), table(self.found))
+        write_atomically(self.path.with_suffix(".md"), speed_table(self.found))
 
     def is_late(self) -> bool:
         """Whether the time is up."""
@@ -208,32 +208,32 @@ class Benchmark:
 
     def run_network(self, network: str) -> None:
         """Runs all cases of one network."""
-        denoisers = {dtype: load_denoiser(network, dtype) for dtype in self.dtypes}
+        priors = {dtype: load_network(network, dtype) for dtype in self.dtypes}
         handed = None
         if self.peers:
-            handed = self.peers.make_peers(denoisers[self.dtypes[0]])
+            handed = self.peers.make_peers(priors[self.dtypes[0]])
         for case in cases(self.config, network):
-            self.console.print(told(case), highlight=False)
+            self.console.print(case_title(case), highlight=False)
             members = [
                 program
                 for dtype in self.dtypes
                 for program in self.attempt(
-                    f"{told(case)}, {dtype}",
-                    lambda dtype=dtype, case=case: programs(case, denoisers[dtype], dtype),
+                    f"{case_title(case)}, {dtype}",
+                    lambda dtype=dtype, case=case: programs(case, priors[dtype], dtype),
                 )
                 or []
             ]
-            self.time(case, members + self.set_up_peers(case, handed), network_config(denoisers[self.dtypes[0]]))
+            self.time(case, members + self.set_up_peers(case, handed), network_config(priors[self.dtypes[0]]))
 
     def set_up_peers(self, case: Case, handed: Any) -> list[Program]:
         """Returns PyTorch's programs of a case."""
         if not self.peers or case.task not in ("dps", "ddpm"):
             return []
         if not on_gpu():
-            self.found["torch_threads"][told(case)] = self.peers.choose_threads(handed)
+            self.found["torch_threads"][case_title(case)] = self.peers.choose_threads(handed)
         made = [
             self.attempt(
-                f"{told(case)}, {name}",
+                f"{case_title(case)}, {name}",
                 lambda name=name: self.peers and self.peers.program(name, case, handed),
             )
             for name in self.peers.kinds_for(case)
@@ -247,7 +247,7 @@ class Benchmark:
         for program in members:
             if self.peers:
                 self.peers.forget_memory()
-            what = f"{told(case)}, {program.side}, {program.name}, {program.dtype}"
+            what = f"{case_title(case)}, {program.side}, {program.name}, {program.dtype}"
             record = self.attempt(what, lambda program=program: warm_up(program))
             if record:
                 ready.append((program, asdict(case) | record | {"flop_per_image_step": flop}))
@@ -255,7 +255,7 @@ class Benchmark:
         take_turns(ready, self.config.repeats, flop=flop, is_late=self.is_late, keep=self.keep)
 
 
-def read(path: Path) -> dict[str, Any]:
+def read_run(path: Path) -> dict[str, Any]:
     """Reads an earlier run's file."""
     try:
         found = json.loads(path.read_text())
@@ -270,7 +270,7 @@ def main(config: Config) -> None:
     """Times everything, or prints an earlier table."""
     console = Console()
     if config.table:
-        print("\n".join(table(read(path)) for path in config.table))
+        print("\n".join(speed_table(read_run(path)) for path in config.table))
         return
     check(config)
     # Both frameworks share the memory of a GPU; JAX alone would take three quarters of it. Read when JAX starts.
@@ -286,7 +286,7 @@ def main(config: Config) -> None:
         benchmark.keep()
     finally:
         jax.config.update("jax_enable_compilation_cache", was_cached)
-    print(table(benchmark.found))
+    print(speed_table(benchmark.found))
     console.print(
         f"written to {benchmark.path} and {benchmark.path.with_suffix('.md').name}", highlight=False, soft_wrap=True
     )

@@ -87,11 +87,11 @@ class Peers:
         if kind.channels_last:
             network = network.to(memory_format=torch.channels_last)
         guided = make_sampler("dps", self.denoiser, steps)
-        mask = guided.operator(np.ones(self.denoiser.image_shape, np.float32))
+        mask = guided.measurement.operator(np.ones(self.denoiser.image_shape, np.float32))
         return Loop(
             network=torch.compile(network) if kind.tuned else network,
             mask=to_device(mask),
-            y=to_device(guided.y),
+            y=to_device(guided.measurement.y),
             zeta=float(guided.zeta) if task == "dps" else None,
             target=self.denoiser.target,
             variance=self.denoiser.variance,
@@ -146,7 +146,10 @@ def _azula_program(peers: Peers) -> Program:
     learned = peers.denoiser.variance == "learned_range"
     denoiser = AblatedDenoiser(network, clip_mean=True, learn_var=learned).to(DEVICE).eval()
     guided = make_sampler("dps", peers.denoiser, 1000)
-    mask, y = to_device(guided.operator(np.ones(peers.denoiser.image_shape, np.float32))), to_device(guided.y)
+    mask, y = (
+        to_device(guided.measurement.operator(np.ones(peers.denoiser.image_shape, np.float32))),
+        to_device(guided.measurement.y),
+    )
     sampler = DPSSampler(denoiser, y, lambda x: mask * x, zeta=float(guided.zeta), silent=True)
     x_t, t, s = torch.randn_like(y), torch.tensor(0.9, device=DEVICE), torch.tensor(0.899, device=DEVICE)
     return _program(AZULA, "float32", 1, lambda: sampler.step(x_t, t, s))

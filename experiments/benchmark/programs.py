@@ -13,7 +13,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from convert_weights.unet import flax_shapes
 from experiments.benchmark.timing import CHAIN, OURS, SHARED, STEP, Case, Program, fastest
-from jaxdiff import DDPM, Denoiser, DPSNorm, load_prior, sample, scale_zeta, time_grid
+from jaxdiff import DDPM, Denoiser, DPSNorm, Measurement, load_prior, sample, scale_zeta, time_grid
 from jaxdiff.networks.precision import Dtype
 from jaxdiff.networks.unet import FFHQ_256, UNet, UNetConfig
 from jaxdiff.operators import BoxMask
@@ -26,7 +26,7 @@ ARCHITECTURES = {"ffhq-256": FFHQ_256, "tiny": TINY}
 """Networks with random weights; every other name is that of a shipped prior."""
 
 
-def load_denoiser(name: str, dtype: Dtype) -> Denoiser:
+def load_network(name: str, dtype: Dtype) -> Denoiser:
     """Loads a shipped prior, or makes one of `ARCHITECTURES` with random weights."""
     if name not in ARCHITECTURES:
         return load_prior(name, dtype=dtype)
@@ -51,43 +51,38 @@ def random_weights(config: UNetConfig, seed: int = 0) -> dict[str, np.ndarray]:
     return {name: draw(name, shape) for name, shape in flax_shapes(config).items()}
 
 
-def weights_of(denoiser: Denoiser) -> dict[str, np.ndarray]:
+def weights_of(prior: Denoiser) -> dict[str, np.ndarray]:
     """Returns the weights by dotted name."""
-    network: Any = denoiser.network
+    network: Any = prior.network
     return {name: np.asarray(weight) for name, weight in parameters(network).items()}
 
 
-def box_mask(denoiser: Denoiser) -> BoxMask:
-    """Returns the reports' box, half the image wide and high."""
-    h, w, _ = denoiser.image_shape
-    return BoxMask(top=h // 4, left=w // 4, height=h // 2, width=w // 2)
-
-
-def measurement(denoiser: Denoiser) -> Array:
-    """Returns what the box leaves of a smooth picture."""
-    h, w, c = denoiser.image_shape
+def box_measurement(prior: Denoiser) -> Measurement:
+    """Returns what the reports' box, half the image wide and high, leaves of a smooth picture."""
+    h, w, c = prior.image_shape
     waves = jnp.sin(jnp.arange(h) / 5)[:, None, None] * jnp.cos(jnp.arange(w) / 7)[None, :, None]
-    return box_mask(denoiser)(jnp.broadcast_to(waves, (h, w, c)))
+    box = BoxMask(top=h // 4, left=w // 4, height=h // 2, width=w // 2)
+    return Measurement(box, box(jnp.broadcast_to(waves, (h, w, c))), 0.05)
 
 
-def make_sampler(task: str, denoiser: Denoiser, steps: int) -> Any:
+def make_sampler(task: str, prior: Denoiser, steps: int) -> Any:
     """Returns DPS as its authors have it, or DDPM."""
     if task == "ddpm":
-        return DDPM(denoiser)
-    zeta = scale_zeta(0.5, denoiser.image_shape, steps)
-    return DPSNorm(denoiser, box_mask(denoiser), measurement(denoiser), zeta)
+        return DDPM(prior)
+    zeta = scale_zeta(0.5, prior.image_shape, steps)
+    return DPSNorm(prior, box_measurement(prior), zeta)
 
 
-def programs(case: Case, denoiser: Denoiser, dtype: Dtype) -> list[Program]:
+def programs(case: Case, prior: Denoiser, dtype: Dtype) -> list[Program]:
     """Compiles what a case times of this library, in one precision."""
-    images = jax.random.normal(jax.random.key(1), (case.seeds, *denoiser.image_shape))
+    images = jax.random.normal(jax.random.key(1), (case.seeds, *prior.image_shape))
     if case.task == "batch":
-        return _batch_programs(case, denoiser, dtype, images)
+        return _batch_programs(case, prior, dtype, images)
     if case.task == "gradient":
-        return _gradient_programs(case, denoiser, dtype, images)
-    sampler = make_sampler(case.task, denoiser, case.steps)
+        return _gradient_programs(case, prior, dtype, images)
+    sampler = make_sampler(case.task, prior, case.steps)
     keys = jax.random.split(jax.random.key(0), case.seeds)
-    times = jnp.asarray(time_grid(denoiser.schedule.num_times, case.steps))
+    times = jnp.asarray(time_grid(prior.schedule.num_times, case.steps))
     made = [
         _compiled(STEP, dtype, case.seeds, _step, sampler, keys, images, times[0], times[1]),
         _compiled(CHAIN, dtype, case.seeds * case.steps, _chain, sampler, keys, times),
@@ -108,9 +103,9 @@ def _chain(sampler: Any, keys: PRNGKeyArray, times: Array) -> Array:
     return jax.vmap(lambda key: sample(sampler, key, times)[0])(keys)
 
 
-def _batch_programs(case: Case, denoiser: Denoiser, dtype: Dtype, images: Array) -> list[Program]:
+def _batch_programs(case: Case, prior: Denoiser, dtype: Dtype, images: Array) -> list[Program]:
     """The network for many images by `jax.vmap`, and by its own batch axis."""
-    network: Any = denoiser.network
+    network: Any = prior.network
     times = jnp.full(case.seeds, 500)
     run = lambda network, x, t: jax.vmap(network)(x, t)
     return [
@@ -119,7 +114,7 @@ def _batch_programs(case: Case, denoiser: Denoiser, dtype: Dtype, images: Array)
     ]
 
 
-def _gradient_programs(case: Case, denoiser: Denoiser, dtype: Dtype, images: Array) -> list[Program]:
+def _gradient_programs(case: Case, prior: Denoiser, dtype: Dtype, images: Array) -> list[Program]:
     """The network's input gradient inside a scan, and outside."""
 
     def descend(network: Any, x: Array) -> Array:
@@ -130,8 +125,8 @@ def _gradient_programs(case: Case, denoiser: Denoiser, dtype: Dtype, images: Arr
         return jax.lax.scan(lambda x, _: (descend(network, x), None), x, length=case.steps)[0]
 
     return [
-        _compiled("in a scan", dtype, case.seeds * case.steps, many, denoiser.network, images),
-        _compiled("outside", dtype, case.seeds, descend, denoiser.network, images),
+        _compiled("in a scan", dtype, case.seeds * case.steps, many, prior.network, images),
+        _compiled("outside", dtype, case.seeds, descend, prior.network, images),
     ]
 
 

@@ -24,7 +24,7 @@ IN_SAMPLE = "`sample`"
 ON_ALL = "in `sample`, on all devices"
 
 
-def table(found: Found) -> str:
+def speed_table(found: Found) -> str:
     """Returns all tables and what is to be said about them."""
     parts = list(_heading(found))
     for network in _values(found, "network"):

@@ -1,1 +1,1 @@
-"""."""
+"""Methods on three problems."""

@@ -1,1 +1,1 @@
-"""."""
+"""A page in the browser."""

@@ -92,7 +92,7 @@ def build_page(restorer: Restorer) -> Any:
     """Builds the page."""
     import gradio as gr  # pyright: ignore[reportMissingImports]
 
-    faces = [np.asarray(held_out_face(k, restorer.size)) for k in range(FACES)]
+    faces = [np.asarray(held_out_face(k, restorer.size[0])) for k in range(FACES)]
     with gr.Blocks(title="jaxdiff demo", analytics_enabled=False, fill_width=True, delete_cache=(600, 3600)) as page:
         gr.HTML(TITLE)
         with gr.Row():
@@ -146,7 +146,7 @@ def lay_out_right() -> list[Any]:
     import gradio as gr  # pyright: ignore[reportMissingImports]
 
     with gr.Row():
-        method = gr.Radio([(name, key) for key, name in METHODS.items()], value="dps", label="Method", min_width=300)
+        method = gr.Radio([(row.name, key) for key, row in METHODS.items()], value="dps", label="Method", min_width=300)
         seeds = gr.Slider(1, 8, 4, step=1, label="Samples", min_width=200)
     with gr.Row():
         sigma_y = gr.Slider(0, 0.2, 0, step=0.01, label="Noise to add, in [-1, 1] units", min_width=300)

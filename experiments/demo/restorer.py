@@ -9,13 +9,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
-from jaxdiff import Denoiser, sample_segments
+from jaxdiff import Denoiser, Measurement, measure, sample_segments
 from jaxdiff.errors import UserError, check_positive
-from jaxdiff.images.fit import Fit, check_hidden, read_picture
+from jaxdiff.images.fit import Fit, check_hidden, read_fitted
 from jaxdiff.images.grid import heat
-from jaxdiff.measurement import measure
 from jaxdiff.metrics.diagnosis import Diagnose, Diagnosis
 from jaxdiff.operators import Mask
 from jaxdiff.runs.methods import METHODS, make_run
@@ -72,24 +71,24 @@ class Restorer:
     """What answers questions.
 
     Attributes:
-        denoiser: the prior.
+        prior: the prior.
         steps: diffusion steps of a whole chain.
         compiled: methods and numbers of seeds whose programs are compiled.
     """
 
-    denoiser: Denoiser
+    prior: Denoiser
     steps: int
     compiled: set[tuple[str, int]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        num_times = self.denoiser.schedule.num_times
+        num_times = self.prior.schedule.num_times
         if not 1 <= self.steps <= num_times:
             raise UserError(f"--steps must be between 1 and {num_times}, got {self.steps}.")
 
     @property
-    def size(self) -> int:
-        """Side of the prior's images."""
-        return self.denoiser.image_shape[0]
+    def size(self) -> tuple[int, int]:
+        """Height and width of the prior's images."""
+        return self.prior.image_shape[0], self.prior.image_shape[1]
 
     def restorations(self, question: Question) -> Iterator[View]:
         """Draws the samples asked for, and shows them after every segment.
@@ -99,33 +98,32 @@ class Restorer:
         Raises:
             UserError: if nothing or everything is hidden, or a chain diverges.
         """
-        operator, y = hide(question)
-        known, name = [Picture(np.asarray(y), "what is known")], METHODS[question.method]
+        measurement = hide(question)
+        known, name = [Picture(np.asarray(measurement.y), "what is known")], METHODS[question.method].name
         program = (question.method, question.seeds)
         state = "starting ..." if program in self.compiled else "compiling, the first time only ..."
         yield View([], known, f"{name}, {_count(question.seeds, 'sample')}: {state}")
-        run = make_run(question.method, "inpaint", self.denoiser, operator, y, question.sigma_y, self.steps)
+        run = make_run(question.method, "inpaint", self.prior, measurement, self.steps)
         keys, num_steps = sample_keys(question.seed, question.seeds), len(run.times) - 1
-        residual, started = residual_text(operator, y, question.sigma_y), time.monotonic()
+        residual, started = residual_text(measurement), time.monotonic()
         segment = max(num_steps // SNAPSHOTS, 1)
-        observer = Diagnose(self.denoiser.schedule, operator, y, question.sigma_y)
-        with compile_meter() as compilation:
-            for progress in sample_segments(run.sampler, keys, run.times, segment=segment, observer=observer):
-                self.compiled.add(program)
-                x, x0_hat = np.asarray(progress.state), np.asarray(progress.x0_hat)
-                _check_finite(x, name, progress.step)
-                status = f"{name}: step {progress.step} of {num_steps}, {residual(progress.x0_hat)}"
-                if progress.step < num_steps:
-                    yield View(_captioned(x0_hat, "estimate"), known, status)
-                    continue
-                took = f"{time.monotonic() - started:.1f} s, {compilation.seconds:.1f} s of it for compiling"
-                done = f"{_count(len(x), 'sample')} by {name} in {_count(num_steps, 'step')}: {took}."
-                words = said(question, operator, y, x, Diagnosis(*map(np.asarray, progress.seen)))
-                yield conclude(question, x, known, f"{done} {words}")
+        observer = Diagnose(self.prior.schedule, measurement)
+        for progress in sample_segments(run.sampler, keys, run.times, segment=segment, observer=observer):
+            self.compiled.add(program)
+            x = np.asarray(jax.vmap(run.sampler.image)(progress.state))
+            _check_finite(x, name, progress.step)
+            status = f"{name}: step {progress.step} of {num_steps}, {residual(progress.x0_hat)}"
+            if progress.step < num_steps:
+                yield View(_captioned(np.asarray(progress.x0_hat), "estimate"), known, status)
+                continue
+            took = f"{time.monotonic() - started:.1f} s, {progress.compile_seconds:.1f} s of it for compiling"
+            done = f"{_count(len(x), 'sample')} by {name} in {_count(num_steps, 'step')}: {took}."
+            words = verdict_text(question, measurement, x, Diagnosis(*map(np.asarray, progress.seen)))
+            yield conclude(question, x, known, f"{done} {words}")
 
 
-def hide(question: Question) -> tuple[Mask, Float[Array, "h w 3"]]:
-    """Returns the forward model and its measurement.
+def hide(question: Question) -> Measurement:
+    """Measures what is not hidden.
 
     Raises:
         UserError: if nothing or everything is hidden.
@@ -134,12 +132,14 @@ def hide(question: Question) -> tuple[Mask, Float[Array, "h w 3"]]:
     check_hidden(question.hidden, "Your painting", HINT)
     operator = Mask(1.0 - question.hidden[..., None].astype(np.float32))
     key = jax.random.fold_in(jax.random.key(question.seed), 1)
-    return operator, measure(key, operator, jnp.asarray(question.image), question.sigma_y)
+    return measure(key, operator, jnp.asarray(question.image), question.sigma_y)
 
 
-def said(question: Question, operator: Mask, y: Array, x: Float[np.ndarray, "n h w 3"], diagnosis: Diagnosis) -> str:
-    """Says how well the samples, as they were drawn, agree with what is known."""
-    verdict, _ = judge(x, operator, y, question.sigma_y, diagnosis)
+def verdict_text(
+    question: Question, measurement: Measurement, x: Float[np.ndarray, "n h w 3"], diagnosis: Diagnosis
+) -> str:
+    """Returns how well the samples, as they were drawn, agree with what is known."""
+    verdict, _ = judge(x, measurement, diagnosis, question.method)
     put_back = " Then the known pixels were put back." if question.sigma_y == 0 else ""
     return f"{verdict.word.capitalize()}: {verdict.sentence}{put_back}"
 
@@ -161,28 +161,25 @@ def conclude(question: Question, x: Float[np.ndarray, "n h w 3"], known: list[Pi
     return View(_captioned(samples, "sample"), others, status)
 
 
-def painted(layers: Sequence[UInt8[np.ndarray, "H W 4"]], size: int) -> Bool[np.ndarray, "size size"]:
+def painted(layers: Sequence[UInt8[np.ndarray, "H W 4"]], size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
     """Returns which pixels of the prior are touched by paint, given the layers of paint on an enlarged picture."""
     if not layers:
-        return np.zeros((size, size), bool)
+        return np.zeros(size, bool)
     paint = np.any([layer[..., 3] > 0 for layer in layers], axis=0)
-    height, width = paint.shape
-    return Fit("the painting", height, width, size).apply_hidden(paint)
+    return Fit("the painting", paint.shape, size).apply_hidden(paint)
 
 
-def read_upload(path: Path, size: int) -> tuple[Float[np.ndarray, "size size 3"], str]:
+def read_upload(path: Path, size: tuple[int, int]) -> tuple[Float[np.ndarray, "h w 3"], str]:
     """Reads a picture, brings it to the prior's size, and says what became of it.
 
     Raises:
         UserError: if it is no picture, or too small; the message names the file, not where the server keeps it.
     """
     try:
-        picture = read_picture(path)
+        image, fit = read_fitted(path, size)
     except UserError as error:
         raise UserError(str(error).replace(str(path), path.name)) from error
-    height, width, _ = picture.shape
-    fit = Fit(path.name, height, width, size)
-    return fit.apply(picture), f"{fit.describe()}."
+    return image, f"{fit.describe().replace(str(path), path.name)}."
 
 
 def _captioned(images: Float[np.ndarray, "n h w 3"], what: str) -> list[Picture]:

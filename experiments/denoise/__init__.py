@@ -1,1 +1,1 @@
-"""."""
+"""One-step denoising."""

@@ -1,1 +1,1 @@
-"""."""
+"""A data set to one table."""

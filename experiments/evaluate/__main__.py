@@ -3,7 +3,6 @@
     python -m experiments.evaluate
     python -m experiments.evaluate FOLDER --prior priors/ffhq-256 --steps 1000 --limit 1000 --out results/ffhq
     python -m experiments.evaluate FOLDER ... --shard $SLURM_ARRAY_TASK_ID/64
-    python -m experiments.evaluate FOLDER ... --distributed
     python -m experiments.evaluate --table --out results/ffhq
 
 Writes `metrics.csv` (a row per image, task, method and seed), `table.md`, `config.json`, and on the way
@@ -21,21 +20,20 @@ from typing import Annotated, Any
 
 import numpy as np
 import tyro
-from jaxdiff.runs.distributed import Place, join
 from rich.console import Console
 
 from experiments.evaluate.images import Picture, find_pictures, shard_of
-from experiments.evaluate.records import Journal, agree, be_present, clear, journal_path, read_entries, wait_for_others
+from experiments.evaluate.records import Journal, agree, clear, journal_path, read_entries
 from experiments.evaluate.run import KEYS, Evaluation
 from experiments.evaluate.table import write_tables
 from experiments.shared.command import run_script
-from experiments.shared.problems import TASKS
+from experiments.shared.problems import KNOWN_PROBLEMS, PROBLEMS
 from jaxdiff import Denoiser, load_prior
 from jaxdiff.errors import UserError, check_names, check_positive
 from jaxdiff.metrics.lpips import LPIPS
 from jaxdiff.networks.precision import Dtype
 from jaxdiff.runs.folder import command_line, describe_prior, environment
-from jaxdiff.runs.methods import METHODS, REPORTED, describe_sigma
+from jaxdiff.runs.methods import KNOWN_METHODS, METHODS, REPORTED, describe_sigma
 from jaxdiff.runs.platform import devices_for
 from jaxdiff.runs.scores import load_lpips_nets
 
@@ -56,10 +54,8 @@ class Evaluate:
     """A shipped prior, or a folder written by `python -m convert_weights`."""
     dtype: Dtype = "float32"
     """Precision of the network's products: tf32 and bfloat16 are faster on GPUs and TPUs, not on CPUs."""
-    tasks: tuple[str, ...] = tuple(TASKS)
-    """Some of: box, random, blur."""
-    methods: tuple[str, ...] = tuple(REPORTED)
-    """Some of: sdedit, score-ald, dps, dps-likelihood, tmpd, pigdm, mmps."""
+    tasks: Annotated[tuple[str, ...], tyro.conf.arg(help=f"Some of: {KNOWN_PROBLEMS}.")] = tuple(PROBLEMS)
+    methods: Annotated[tuple[str, ...], tyro.conf.arg(help=f"Some of: {KNOWN_METHODS}.")] = tuple(REPORTED)
     seeds: int = 1
     """Samples of every image."""
     steps: int = 100
@@ -74,17 +70,8 @@ class Evaluate:
     batch_size: int | None = None
     """Samples drawn at once; all of these images by default, fewer to save memory."""
     shard: str = "0/1"
-    """I/N: do every N-th image from image I on, counted from 0; the shards need nothing of each other."""
-    distributed: bool = False
-    """One of many processes that SLURM, Kubernetes or a TPU pod has started: take a shard by its number."""
-    coordinator: str | None = None
-    """HOST:PORT of process 0, where nothing tells the processes of each other; with the next two flags."""
-    num_processes: int | None = None
-    """How many processes there are."""
-    process_id: int | None = None
-    """Which of them this one is, counted from 0."""
-    timeout: float = 60.0
-    """Seconds within which the processes have to find each other."""
+    """I/N: do every N-th image from image I on, counted from 0; the shards need nothing of each other. In a SLURM job:
+    $SLURM_PROCID/$SLURM_NTASKS."""
     table: bool = False
     """Only write the tables, from what is there."""
     overwrite: bool = False
@@ -109,18 +96,14 @@ def check(config: Evaluate) -> Evaluate:
     )
     if not 0 <= config.sigma < float("inf"):
         raise UserError(f"--sigma must be zero or positive, got {config.sigma}.")
-    if config.distributed and config.coordinator:
-        raise UserError("--distributed finds the coordinator itself; leave --coordinator out, or --distributed.")
-    if config.shard != "0/1" and (config.distributed or config.coordinator):
-        raise UserError("--shard goes without --distributed and --coordinator, which choose the shard themselves.")
-    if config.overwrite and (parse_shard(config.shard).count > 1 or config.distributed or config.coordinator):
+    if config.overwrite and parse_shard(config.shard)[1] > 1:
         raise UserError(f"--overwrite would remove what the other processes write; remove {config.out} by hand first.")
-    tasks = check_names(config.tasks, list(TASKS), "task")
+    tasks = check_names(config.tasks, list(PROBLEMS), "task")
     methods = check_names(config.methods, list(METHODS), "method")
     return replace(config, tasks=tuple(tasks), methods=tuple(methods))
 
 
-def parse_shard(text: str) -> Place:
+def parse_shard(text: str) -> tuple[int, int]:
     """Reads `I/N`.
 
     Raises:
@@ -129,11 +112,11 @@ def parse_shard(text: str) -> Place:
     index, _, count = text.partition("/")
     if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
         raise UserError(f"--shard must be I/N with 0 <= I < N, such as 0/4, got {text!r}.")
-    return Place(int(index), int(count))
+    return int(index), int(count)
 
 
-def settings_of(
-    config: Evaluate, denoiser: Denoiser, pictures: Sequence[Picture], nets: Mapping[str, LPIPS]
+def evaluation_settings(
+    config: Evaluate, prior: Denoiser, pictures: Sequence[Picture], nets: Mapping[str, LPIPS]
 ) -> dict[str, Any]:
     """Everything that decides the numbers; a folder is continued only if all of it is the same."""
     return {
@@ -141,7 +124,7 @@ def settings_of(
         "prior": Path(config.prior).name,
         "num_images": len(pictures),
         "images_sha256": sha256("".join(sorted(p.sha256 for p in pictures)).encode()).hexdigest(),
-        "denoiser": describe_prior(denoiser),
+        "denoiser": describe_prior(prior),
         "lpips": sorted(nets),
         "keys": KEYS,
         "versions": environment()["versions"],
@@ -151,10 +134,7 @@ def settings_of(
 def command_of(config: Evaluate) -> str:
     """Returns the command that makes these results again, in one process."""
     here = Evaluate()
-    alone = replace(
-        config, folder=None, shard=here.shard, distributed=False, coordinator=None, num_processes=None, process_id=None,
-        timeout=here.timeout,
-    )  # fmt: skip
+    alone = replace(config, folder=None, shard=here.shard)
     # The folder goes first, where it cannot be taken for one more of the tasks.
     program = PROGRAM if config.folder is None else f"{PROGRAM} {shlex.quote(str(config.folder))}"
     return command_line(program, alone)
@@ -170,53 +150,42 @@ def evaluate_all(evaluation: Evaluation, pictures: Sequence[Picture], journal: J
             done += 1
             psnr = ", ".join(
                 f"{task} {np.mean([r['psnr'] or np.nan for r in entry['records'] if r['task'] == task]):.1f}"
-                for task in evaluation.tasks
+                for task in evaluation.problems
             )
             left = (time.monotonic() - started) / done * (len(pictures) - done)
             said = f"{done}/{len(pictures)} {entry['image']}: {psnr} dB; {left / 60:.0f} min left"
             console.print(said, highlight=False, soft_wrap=True, markup=False)
 
 
-def find_place(config: Evaluate) -> Place:
-    """Returns which of the images are this process's."""
-    by_hand = config.coordinator, config.num_processes, config.process_id
-    if config.distributed or by_hand != (None, None, None):
-        return join(*by_hand, config.timeout, lambda place: be_present(config.out, *place))
-    return parse_shard(config.shard)
-
-
-def work(config: Evaluate, place: Place, console: Console) -> None:
-    """Evaluates the images of one place that nobody has evaluated yet."""
+def work(config: Evaluate, console: Console) -> None:
+    """Evaluates the images of this process's shard that nobody has evaluated yet."""
     say = lambda text: console.print(text, highlight=False, soft_wrap=True, markup=False)
-    denoiser = load_prior(config.prior, dtype=config.dtype)
-    if config.steps > denoiser.schedule.num_times:
-        raise UserError(f"--steps must be between 1 and {denoiser.schedule.num_times}, got {config.steps}.")
-    pictures, remarks = find_pictures(config.folder, config.faces, denoiser.image_shape[0], config.limit)
+    prior, shard = load_prior(config.prior, dtype=config.dtype), parse_shard(config.shard)
+    if config.steps > prior.schedule.num_times:
+        raise UserError(f"--steps must be between 1 and {prior.schedule.num_times}, got {config.steps}.")
+    pictures, remarks = find_pictures(config.folder, config.faces, prior.image_shape[:2], config.limit)
     nets, missing = load_lpips_nets()
     if config.overwrite:
         clear(config.out)
-    agree(config.out, settings_of(config, denoiser, pictures, nets), command_of(config))
-    with Journal(journal_path(config.out, place.index, place.count)) as journal:
-        known, mine = read_entries(config.out), shard_of(pictures, place.index, place.count)
+    agree(config.out, evaluation_settings(config, prior, pictures, nets), command_of(config))
+    with Journal(journal_path(config.out, *shard)) as journal:
+        known, mine = read_entries(config.out), shard_of(pictures, *shard)
         todo = [picture for picture in mine if picture.sha256 not in known]
         for remark in [*remarks, *(f"LPIPS reads n/a: {message}" for message in missing)]:
             say(remark)
         counts = f"{len(pictures)} images, {len(mine)} of them in this process, {len(mine) - len(todo)} done before"
         say(f"sigma_y = {describe_sigma(config.sigma)}; {counts}")
-        wanted = config.images_at_once or -(-len(devices_for(denoiser.image_shape)) // config.seeds)
+        wanted = config.images_at_once or -(-len(devices_for(prior.image_shape)) // config.seeds)
         images = max(min(wanted, len(todo)), 1)
         numbers = config.tasks, config.methods, config.seeds, config.steps, config.sigma, config.seed
-        evaluate_all(Evaluation(denoiser, nets, *numbers, config.batch_size, images), todo, journal, console)
+        evaluate_all(Evaluation(prior, nets, *numbers, config.batch_size, images), todo, journal, console)
 
 
 def main(config: Evaluate) -> None:
     """Evaluates this process's images, and writes the tables."""
     config, console = check(config), Console()
     if not config.table:
-        place = find_place(config)
-        work(config, place, console)
-        if place.index == 0:
-            wait_for_others(config.out, *place)
+        work(config, console)
     console.print(write_tables(config.out), highlight=False, soft_wrap=True, markup=False)
     console.print(f"written to {config.out}: table.md, metrics.csv", highlight=False, soft_wrap=True, markup=False)
 

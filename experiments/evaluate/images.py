@@ -11,7 +11,8 @@ from PIL import Image
 
 from experiments.shared.problems import held_out_face
 from jaxdiff.errors import UserError
-from jaxdiff.images.files import read_image, to_uint8
+from jaxdiff.images.files import to_uint8
+from jaxdiff.images.fit import read_fitted
 from jaxdiff.runs.folder import digest
 
 
@@ -35,13 +36,15 @@ class Picture:
         return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), first), second)
 
 
-def find_pictures(folder: Path | None, faces: int, side: int, limit: int | None) -> tuple[list[Picture], list[str]]:
+def find_pictures(
+    folder: Path | None, faces: int, size: tuple[int, int], limit: int | None
+) -> tuple[list[Picture], list[str]]:
     """Finds the images, every one once.
 
     Args:
         folder: where the pictures are; drawn faces without one.
         faces: how many of them.
-        side: height and width that the prior needs.
+        size: height and width that the prior needs.
         limit: take the first so many.
 
     Returns:
@@ -52,13 +55,18 @@ def find_pictures(folder: Path | None, faces: int, side: int, limit: int | None)
     """
     remarks: list[str] = []
     if folder is None:
-        readers = {f"face-{k:05d}": lambda k=k: _draw(k, side) for k in range(min(faces, limit or faces))}
+        readers = {f"face-{k:05d}": lambda k=k: _draw(k, size[0]) for k in range(min(faces, limit or faces))}
     else:
         paths = picture_paths(folder)[:limit]
-        readers = {path.relative_to(folder).as_posix(): lambda path=path: read_picture(path, side) for path in paths}
-        resized = sum(_size(path) != (side, side) for path in paths)
+        readers = {
+            path.relative_to(folder).as_posix(): lambda path=path: _rounded(read_fitted(path, size)[0])
+            for path in paths
+        }
+        resized = sum(_size(path) != size for path in paths)
         if resized:
-            remarks.append(f"{resized} of {len(paths)} images are cut to a square and resized to {side}x{side}.")
+            remarks.append(
+                f"{resized} of {len(paths)} images are cut to their middle and resized to {size[1]}x{size[0]}."
+            )
     pictures = [Picture(name, digest(to_uint8(read())), read) for name, read in readers.items()]
     first: dict[str, Picture] = {}
     twins = [p.name for p in pictures if first.setdefault(p.sha256, p) is not p]
@@ -84,28 +92,11 @@ def picture_paths(folder: Path) -> list[Path]:
     return sorted(paths, key=lambda path: path.relative_to(folder).as_posix())
 
 
-def read_picture(path: Path, side: int) -> Float[np.ndarray, "side side 3"]:
-    """Reads a picture, cut to its central square and made smaller where needed.
-
-    Raises:
-        UserError: if it is damaged or too small.
-    """
-    try:
-        width, height = _size(path)
-        if min(width, height) < side:
-            raise UserError(f"{path} has {width}x{height} pixels, fewer than the {side}x{side} that the prior needs.")
-        return _rounded(read_image(path, side))
-    except UserError:
-        raise
-    except ValueError as error:
-        raise UserError(str(error)) from error
-
-
 def _size(path: Path) -> tuple[int, int]:
-    """Reads width and height from the head of a file."""
+    """Reads height and width from the head of a file."""
     try:
         with Image.open(path) as image:
-            return image.size
+            return image.height, image.width
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} is not an image that Pillow reads; remove it from the folder.") from error
 

@@ -148,25 +148,6 @@ def clear(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def be_present(folder: Path, index: int, count: int) -> None:
-    """Shows the others that this process is at work, for as long as it lives."""
-    folder.mkdir(parents=True, exist_ok=True)
-    _lock(os.open(_presence(folder, index, count), os.O_RDWR | os.O_CREAT, 0o644), wait=False)
-
-
-def wait_for_others(folder: Path, index: int, count: int) -> None:
-    """Waits until no other process of a run is at work, because it is done or dead."""
-    for other in range(count):
-        path = _presence(folder, other, count)
-        if other != index and path.exists():
-            with held(path):
-                pass
-
-
-def _presence(folder: Path, index: int, count: int) -> Path:
-    return folder / f".process-{index}-of-{count}.lock"
-
-
 @contextmanager
 def held(path: Path) -> Iterator[None]:
     """Waits until a file is free, and holds it in the block."""

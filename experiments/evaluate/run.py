@@ -1,24 +1,26 @@
-"""The evaluation of a few images with all tasks and methods."""
+"""The evaluation of a few images with all problems and methods."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from experiments.evaluate.chains import Drawn, draw_images
 from experiments.evaluate.images import Picture
 from experiments.evaluate.records import Entry
-from experiments.shared.problems import KINDS, TASKS, Problem, make_operator
-from jaxdiff import Denoiser
-from jaxdiff.measurement import measure
-from jaxdiff.metrics.diagnosis import Diagnose
+from experiments.shared.problems import PROBLEMS, Problem, make_operator
+from jaxdiff import Denoiser, Measurement, measure, sample_segments
+from jaxdiff.chains.batched import StackedObserver, stack
+from jaxdiff.metrics.diagnosis import Diagnose, Diagnosis
 from jaxdiff.metrics.lpips import LPIPS
-from jaxdiff.runs.methods import make_run
+from jaxdiff.priors.denoiser import Prior
+from jaxdiff.runs.methods import Run, make_run
+from jaxdiff.runs.platform import devices_for
 from jaxdiff.runs.scores import judge, score
 
 KEYS = (
@@ -31,11 +33,11 @@ KEYS = (
 
 @dataclass(frozen=True)
 class Measured:
-    """One image measured for one task.
+    """One image measured for one problem.
 
     Attributes:
         truth: the image.
-        problem: the task with its measurement.
+        problem: the problem with its measurement.
         mask_key: the key of what is random in the operator.
         keys: one per sample.
     """
@@ -46,15 +48,68 @@ class Measured:
     keys: PRNGKeyArray
 
 
+class ImageSamples(NamedTuple):
+    """What the chains of one image gave.
+
+    Attributes:
+        samples: one image per seed.
+        diagnosis: what was observed of every chain.
+        seconds: per sample, without compiling.
+    """
+
+    samples: Float[np.ndarray, "n h w c"]
+    diagnosis: Diagnosis
+    seconds: float
+
+
+def draw_images(
+    runs: Sequence[Run],
+    prior: Prior,
+    problems: Sequence[Problem],
+    keys: Sequence[PRNGKeyArray],
+    batch_size: int | None,
+) -> Iterator[ImageSamples]:
+    """Draws the samples of several images at once, on all devices of this process.
+
+    Args:
+        runs: one per image, of one method; they differ in numbers only.
+        prior: shared by all.
+        problems: one per image, with their measurements.
+        keys: `(seeds,)` for every image.
+        batch_size: chains at once.
+
+    Yields:
+        What came out, image by image.
+    """
+    seeds, times, devices = len(keys[0]), runs[0].times, devices_for(prior.image_shape)
+    samplers = [run.sampler for run in runs for _ in range(seeds)]
+    observers = [Diagnose(prior.schedule, problem.measurement) for problem in problems for _ in range(seeds)]
+    chains = jnp.concatenate(keys)
+    stacked, state = stack(samplers, chains, int(times[0]), shared=prior, observers=observers)
+    options = {"batch_size": batch_size, "devices": devices if len(devices) > 1 else None}
+    started, compiling, images, seen = time.monotonic(), 0.0, [], []
+    for progress in sample_segments(
+        stacked, chains, times, state=state, observer=StackedObserver(observers[0]), **options
+    ):
+        images.append(np.asarray(jax.vmap(stacked.image)(progress.state)))
+        seen.append(jax.tree.map(np.asarray, progress.seen))
+        compiling = progress.compile_seconds
+    seconds = max(time.monotonic() - started - compiling, 0.0) / len(chains)
+    samples, diagnosis = jax.tree.map(lambda *parts: np.concatenate(parts), *zip(images, seen, strict=True))
+    for i in range(len(runs)):
+        part = slice(i * seeds, (i + 1) * seeds)
+        yield ImageSamples(samples[part], Diagnosis(*(leaf[part] for leaf in diagnosis)), seconds)
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What every image is evaluated with.
 
     Attributes:
-        denoiser: the prior.
+        prior: the prior.
         nets: LPIPS networks by column.
-        tasks: short names.
-        methods: likewise.
+        problems: keys of `PROBLEMS`.
+        methods: keys of `METHODS`.
         seeds: samples of every image.
         steps: of a whole chain.
         sigma: standard deviation of the measurement noise.
@@ -63,9 +118,9 @@ class Evaluation:
         images: images at once; a shorter last group is filled up with copies, so that nothing is compiled for it.
     """
 
-    denoiser: Denoiser
+    prior: Denoiser
     nets: Mapping[str, LPIPS]
-    tasks: Sequence[str]
+    problems: Sequence[str]
     methods: Sequence[str]
     seeds: int
     steps: int
@@ -74,41 +129,38 @@ class Evaluation:
     batch_size: int | None
     images: int
 
-    def measure(self, picture: Picture, task: str) -> Measured:
+    def measure(self, picture: Picture, name: str) -> Measured:
         """Simulates a measurement."""
         truth = jnp.asarray(picture.read(), jnp.float32)
-        operator, y, mask_key, keys = _simulate(picture.key(self.seed), truth, task, self.sigma, self.seeds)
-        return Measured(truth, Problem(task, operator, {}, y, self.sigma), mask_key, keys)
+        operator, y, mask_key, keys = _simulate(picture.key(self.seed), truth, name, self.sigma, self.seeds)
+        return Measured(truth, Problem(name, Measurement(operator, y, self.sigma), {}), mask_key, keys)
 
     def evaluate(self, pictures: Sequence[Picture]) -> list[Entry]:
         """Returns all records of at most `images` images."""
         entries = [{"image": p.name, "sha256": p.sha256, "records": []} for p in pictures]
         filled = [*pictures, *[pictures[-1]] * (self.images - len(pictures))]
-        for task in self.tasks:
-            measured = [self.measure(picture, task) for picture in filled]
+        for name in self.problems:
+            measured = [self.measure(picture, name) for picture in filled]
             for method in self.methods:
                 drawn = self.draw(measured, method)
                 for entry, one, found in zip(entries, measured, drawn, strict=False):
                     entry["records"] += self.records(one, method, found)
         return entries
 
-    def draw(self, measured: Sequence[Measured], method: str) -> list[Drawn]:
-        """Draws the samples of one method for images measured for the same task."""
+    def draw(self, measured: Sequence[Measured], method: str) -> list[ImageSamples]:
+        """Draws the samples of one method for images measured for the same problem."""
         problems = [one.problem for one in measured]
-        kind, prior = KINDS[problems[0].task], self.denoiser
-        runs = [make_run(method, kind, prior, p.operator, p.y, p.sigma_y, self.steps) for p in problems]
-        observers = [Diagnose(prior.schedule, p.operator, p.y, p.sigma_y) for p in problems]
-        return list(draw_images(runs, observers, [one.keys for one in measured], self.batch_size))
+        runs = [make_run(method, p.task, self.prior, p.measurement, self.steps) for p in problems]
+        return list(draw_images(runs, self.prior, problems, [one.keys for one in measured], self.batch_size))
 
-    def records(self, measured: Measured, method: str, drawn: Drawn) -> list[dict[str, Any]]:
+    def records(self, measured: Measured, method: str, drawn: ImageSamples) -> list[dict[str, Any]]:
         """Returns a record per seed."""
         problem = measured.problem
-        given = drawn.samples, problem.operator, problem.y, problem.sigma_y
-        rows = score(*given, truth=measured.truth, nets=self.nets)
-        words = judge(*given, drawn.diagnosis)[1]
+        rows = score(drawn.samples, problem.measurement, truth=measured.truth, nets=self.nets)
+        words = judge(drawn.samples, problem.measurement, drawn.diagnosis, method)[1]
         return [
             {
-                "task": problem.task,
+                "task": problem.name,
                 "method": method,
                 **{name: _finite(value) for name, value in row.items()},
                 "verdict": word,
@@ -120,16 +172,16 @@ class Evaluation:
         ]
 
 
-@partial(jax.jit, static_argnames=("task", "sigma", "seeds"))
+@partial(jax.jit, static_argnames=("name", "sigma", "seeds"))
 def _simulate(
-    root: PRNGKeyArray, truth: Float[Array, "h w 3"], task: str, sigma: float, seeds: int
+    root: PRNGKeyArray, truth: Float[Array, "h w 3"], name: str, sigma: float, seeds: int
 ) -> tuple[Any, Array, PRNGKeyArray, PRNGKeyArray]:
     """Returns operator, measurement, the mask's key, and the keys of the samples."""
-    index, (h, w, c) = list(TASKS).index(task), truth.shape
+    index, (h, w, c) = list(PROBLEMS).index(name), truth.shape
     mask, noise, samples = (jax.random.fold_in(jax.random.fold_in(root, i), index) for i in range(3))
-    operator = make_operator(task, (h, w, c), mask)[0]
+    operator = make_operator(name, (h, w, c), mask)[0]
     keys = jax.vmap(lambda k: jax.random.fold_in(samples, k))(jnp.arange(seeds))
-    return operator, measure(noise, operator, truth, sigma), mask, keys
+    return operator, measure(noise, operator, truth, sigma).y, mask, keys
 
 
 def _finite(value: Any) -> Any:
@@ -138,5 +190,5 @@ def _finite(value: Any) -> Any:
 
 
 def _in_words(key: PRNGKeyArray) -> str:
-    """Tells a key in 16 hexadecimal digits."""
+    """Returns a key as 16 hexadecimal digits."""
     return np.asarray(jax.random.key_data(key)).astype(">u4").tobytes().hex()

@@ -9,11 +9,11 @@ import numpy as np
 from scipy.stats import t as student
 
 from experiments.evaluate.records import Entry, held, read_entries, read_settings
-from experiments.shared.problems import TASKS
+from experiments.shared.problems import PROBLEMS
 from jaxdiff.disk import write_atomically
 from jaxdiff.runs.methods import METHODS, describe_sigma
 from jaxdiff.runs.scores import LABELS, NOT_AVAILABLE
-from jaxdiff.runs.tables import Row, write_csv
+from jaxdiff.runs.tables import Row, markdown, write_csv
 
 METRICS = {**LABELS, "residual_ratio": "residual / noise"}
 
@@ -32,14 +32,14 @@ def write_tables(folder: Path) -> str:
              for record in entry["records"]),
             key=lambda row: row["image"],
         )  # fmt: skip
-        text = table(entries, settings)
+        text = evaluation_table(entries, settings)
         if rows:
             write_csv(folder / "metrics.csv", [_printable(row) for row in rows])
         write_atomically(folder / "table.md", text)
     return text
 
 
-def table(entries: Mapping[str, Entry], settings: Mapping[str, Any]) -> str:
+def evaluation_table(entries: Mapping[str, Entry], settings: Mapping[str, Any]) -> str:
     """Returns the table in Markdown, a row per task and method, below what it was made of."""
     found, total = len(entries), settings["num_images"]
     records = [record for entry in entries.values() for record in entry["records"]]
@@ -59,7 +59,7 @@ def table(entries: Mapping[str, Entry], settings: Mapping[str, Any]) -> str:
         for task in settings["tasks"]
         for method in settings["methods"]
     ]
-    lines.append("\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *body)))
+    lines.append(markdown([head, *body]).rstrip())
     lost = sum(record["psnr"] is None for record in records)
     if lost:
         lines.append(f"{lost} of {len(records)} samples are not finite; means are over the others.")
@@ -81,7 +81,7 @@ def _of(entry: Entry, task: str, method: str) -> list[dict[str, Any]]:
 
 def _line(task: str, method: str, images: Sequence[Sequence[dict[str, Any]]], metrics: Iterable[str]) -> list[str]:
     """Returns a row of the table from the records of every image."""
-    cells = [TASKS[task], METHODS[method]]
+    cells = [PROBLEMS[task].title, METHODS[method].name]
     for metric in metrics:
         of_images = ([r[metric] for r in records if isinstance(r[metric], float)] for records in images)
         mean, half = mean_and_interval([float(np.mean(values)) for values in of_images if values])

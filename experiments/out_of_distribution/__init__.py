@@ -1,1 +1,1 @@
-"""."""
+"""An animal under a prior of faces."""

@@ -1,1 +1,1 @@
-"""."""
+"""Samplers held against exact posteriors."""

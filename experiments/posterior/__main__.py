@@ -4,8 +4,9 @@
     python -m experiments.posterior --priors natural --samplers PiGDM MMPS --steps 50 1000
 
 The priors have closed forms, so that the posterior is known: its mean, its spread, and samples of it. For every prior,
-operator, number of steps and sampler the script draws hundreds of samples of one posterior and tells how far they
-are from it (`experiments.calibration` says what each figure means). A new sampler is one row of `SAMPLERS`.
+operator, number of steps and sampler the script draws hundreds of samples of one posterior and measures how far they
+are from it (`experiments.posterior.calibration` says what each figure means). A new method is in the bench when its row
+in `jaxdiff.runs.methods` has a `bench`.
 
 Writes `metrics.csv` (every figure with its Monte-Carlo error), `table.md`, `figure.png` and `config.json`. `--resume`
 goes on with an interrupted run.
@@ -17,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,19 +30,17 @@ from experiments.posterior.calibration import Reference, assess, of_posterior, o
 from experiments.posterior.figure import figure
 from experiments.posterior.tables import ddpm_table, full_table, short_table
 from experiments.shared.command import run_script
-from experiments.sweep.curves import check_matplotlib
-from jaxdiff import DDPM, DPS, MMPS, TMPD, DPSLikelihood, DPSNorm, PiGDM, ScoreALD, SDEdit, sample_many, scale_gamma
+from jaxdiff import DDPM, measure, sample_many
 from jaxdiff.disk import write_atomically
 from jaxdiff.errors import UserError, check_names
-from jaxdiff.measurement import measure
-from jaxdiff.operators import BoxMask, GaussianBlur, Mask, Operator, RandomMask
+from jaxdiff.operators import BoxMask, GaussianBlur, Mask, RandomMask
 from jaxdiff.priors.exact import posterior
 from jaxdiff.priors.gaussian import Dense, Diagonal, GaussianPrior, natural_spectrum
 from jaxdiff.priors.mixture import MixturePrior
 from jaxdiff.runs.folder import command_line, finish_folder, open_folder, write_json
-from jaxdiff.runs.methods import describe_sigma
+from jaxdiff.runs.methods import METHODS, Run, describe_sigma, make_run
+from jaxdiff.runs.platform import require
 from jaxdiff.runs.tables import Row, write_csv
-from jaxdiff.samplers import over_gamma, over_variance, scale_zeta, twice_over_variance
 from jaxdiff.schedule import linear, time_grid
 
 PROGRAM = "python -m experiments.posterior"
@@ -50,40 +49,8 @@ VARIANCE = 0.25
 """Variance of a pixel under every prior, about that of photographs in [-1, 1]."""
 
 
-class Problem(NamedTuple):
-    """A posterior to draw from, and how many steps there are for it."""
-
-    prior: Any
-    operator: Operator
-    y: Float[Array, "..."]
-    sigma_y: float
-    steps: int
-
-    def zeta(self, zeta: float) -> float:
-        """Scales a step size of the literature to the size of the images and the number of steps."""
-        return scale_zeta(zeta, self.prior.image_shape, self.steps)
-
-
-def score_ald(p: Problem, clean: float, noisy: float, weighting: Any) -> ScoreALD:
-    """Sets ScoreALD up with a report's gammas, scaled to the number of steps."""
-    gammas = (scale_gamma(gamma, weighting, p.steps) for gamma in (clean, noisy))
-    return ScoreALD(p.prior, p.operator, p.y, p.sigma_y, *gammas, weighting=weighting)
-
-
-SAMPLERS: dict[str, Callable[[Problem], Any]] = {
-    "SDEdit 499": lambda p: SDEdit(p.prior, p.y),
-    "ScoreALD 1/g": lambda p: score_ald(p, 28.0, 33.0, over_gamma),
-    "ScoreALD 1/g2": lambda p: score_ald(p, 15.0, 20.0, over_variance),
-    "ScoreALD 2/g2": lambda p: score_ald(p, 15.0, 20.0, twice_over_variance),
-    "DPS 0.3": lambda p: DPS(p.prior, p.operator, p.y, p.zeta(0.3)),
-    "DPS 1.0": lambda p: DPS(p.prior, p.operator, p.y, p.zeta(1.0)),
-    "DPSNorm 0.5": lambda p: DPSNorm(p.prior, p.operator, p.y, p.zeta(0.5)),
-    "DPSNorm 1.0": lambda p: DPSNorm(p.prior, p.operator, p.y, p.zeta(1.0)),
-    "DPSLikelihood": lambda p: DPSLikelihood(p.prior, p.operator, p.y, p.sigma_y),
-    "TMPD": lambda p: TMPD(p.prior, p.operator, p.y, p.sigma_y),
-    "PiGDM": lambda p: PiGDM(p.prior, p.operator, p.y, p.sigma_y, VARIANCE),
-    "MMPS": lambda p: MMPS(p.prior, p.operator, p.y, p.sigma_y, iterations=5),
-}
+SAMPLERS = {label: (method, chosen) for method, row in METHODS.items() for label, chosen in row.bench.items()}
+"""What is tried: of every method the settings that its row names, in the units of the literature."""
 EXACT, UNGUIDED, NOTHING = "exact", "DDPM", "none"
 
 
@@ -175,7 +142,7 @@ def check(config: Config) -> None:
         raise UserError(f"--steps must be between 2 and 1000, got {config.steps}.")
 
 
-def run(config: Config, prior_name: str, operator_name: str) -> Iterator[Row]:
+def rows_of(config: Config, prior_name: str, operator_name: str) -> Iterator[Row]:
     """Yields the figures of every sampler on one posterior, or of DDPM on the prior itself."""
     prior = PRIORS[prior_name]((config.size, config.size, 3))
     make = unguided_rows if operator_name == NOTHING else posterior_rows
@@ -190,22 +157,24 @@ def unguided_rows(config: Config, names: Row, prior: ClosedForm) -> Iterator[Row
     spread = np.asarray(many).std(0) if isinstance(prior, MixturePrior) else np.sqrt(prior.variance)
     mean = jnp.asarray(many).mean(0) if isinstance(prior, MixturePrior) else prior.mean
     reference = of_prior(mean, jnp.asarray(spread), many)
-    yield row(names | {"steps": 0, "sampler": EXACT}, exact, reference)
+    yield assessed(names | {"steps": 0, "sampler": EXACT}, exact, reference)
     for steps in config.steps:
-        yield drawn(config, names | {"steps": steps, "sampler": UNGUIDED}, DDPM(prior), steps, reference)
+        run = Run(DDPM(prior), time_grid(1000, steps), {})
+        yield bench_row(config, names | {"steps": steps, "sampler": UNGUIDED}, run, reference)
 
 
 def posterior_rows(config: Config, names: Row, prior: ClosedForm) -> Iterator[Row]:
     """Yields what every sampler makes of one posterior."""
     operator = OPERATORS[str(names["operator"])](prior.image_shape)
-    y = measure(jax.random.key(1), operator, prior.sample(jax.random.key(0)), config.sigma)
-    exact = posterior(prior, operator, y, config.sigma)
-    reference = of_posterior(exact, operator, y, config.sigma, draw_exact(exact, 2048, 1))
-    yield row(names | {"steps": 0, "sampler": EXACT}, draw_exact(exact, config.seeds, 0), reference)
+    measurement = measure(jax.random.key(1), operator, prior.sample(jax.random.key(0)), config.sigma)
+    exact = posterior(prior, measurement)
+    reference = of_posterior(exact, measurement, draw_exact(exact, 2048, 1))
+    yield assessed(names | {"steps": 0, "sampler": EXACT}, draw_exact(exact, config.seeds, 0), reference)
     for name in config.samplers:
         for steps in config.steps:
-            sampler = SAMPLERS[name](Problem(prior, operator, y, config.sigma, steps))
-            yield drawn(config, names | {"steps": steps, "sampler": name}, sampler, steps, reference)
+            method, chosen = SAMPLERS[name]
+            run = make_run(method, "inpaint", prior, measurement, steps, chosen)
+            yield bench_row(config, names | {"steps": steps, "sampler": name}, run, reference)
 
 
 @jax.jit
@@ -218,18 +187,17 @@ def draw_exact(source: Any, count: int, seed: int) -> Float[Array, "n h w c"]:
     return _sample_exact(source, jax.random.split(jax.random.key(100 + seed), count))
 
 
-def drawn(config: Config, names: Row, sampler: Any, steps: int, reference: Reference) -> Row:
+def bench_row(config: Config, names: Row, run: Run, reference: Reference) -> Row:
     """Draws samples and assesses them."""
-    times = time_grid(1000, max(steps // 2, 1), 499) if isinstance(sampler, SDEdit) else time_grid(1000, steps)
     keys = jax.random.split(jax.random.key(7), config.seeds)
     # Runs of all lengths share a program, in segments of the same number of steps.
     segment = max(math.gcd(*config.steps) // 2, 1)
     started = time.monotonic()
-    samples = jax.block_until_ready(sample_many(sampler, keys, times, segment=segment))
-    return row(names, samples, reference) | {"seconds": time.monotonic() - started}
+    samples = jax.block_until_ready(sample_many(run.sampler, keys, run.times, segment=segment))
+    return assessed(names, samples, reference) | {"seconds": time.monotonic() - started}
 
 
-def row(names: Row, samples: Float[Array, "n h w c"], reference: Reference) -> Row:
+def assessed(names: Row, samples: Float[Array, "n h w c"], reference: Reference) -> Row:
     """Returns every figure with its Monte-Carlo error beside it."""
     figures, errors = assess(samples, reference)
     beside = {
@@ -241,7 +209,7 @@ def row(names: Row, samples: Float[Array, "n h w c"], reference: Reference) -> R
 def main(config: Config) -> None:
     """Runs the bench and writes its folder."""
     check(config)
-    check_matplotlib()
+    require("matplotlib", "plots", "drawing curves")
     console = Console()
     settings = {k: v for k, v in asdict(config).items() if k not in ("out", "resume", "overwrite")}
     command = command_line(PROGRAM, config)
@@ -258,7 +226,7 @@ def main(config: Config) -> None:
             if any((row["prior"], row["operator"]) == (prior_name, operator_name) for row in rows):
                 continue
             started = time.monotonic()
-            rows += run(config, prior_name, operator_name)
+            rows += rows_of(config, prior_name, operator_name)
             write_json(store, rows)
             console.print(f"{prior_name}, {operator_name}: {time.monotonic() - started:.0f} s", highlight=False)
     write_results(config, rows, console)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxdiff.operators import Operator, observed
+from jaxdiff.measurement import Measurement
 from jaxdiff.priors.exact import GaussianPosterior, MixturePosterior, variance
 
 LEVELS = tuple(round(0.1 * i, 1) for i in range(1, 10))
@@ -45,15 +45,12 @@ class Reference:
     misfit: Callable[[Float[Array, "h w c"]], Float[Array, ""]]
 
 
-def of_posterior(
-    exact: GaussianPosterior | MixturePosterior, operator: Operator, y: Array, sigma_y: float, samples: Array
-) -> Reference:
+def of_posterior(exact: GaussianPosterior | MixturePosterior, measurement: Measurement, samples: Array) -> Reference:
     """Returns the reference of a posterior; an operator that mixes pixels has no hidden ones."""
     mean, variances = jax.jit(lambda posterior: (posterior.mean, variance(posterior)))(exact)
-    seen = observed(operator, y)
-    mask = np.asarray(seen).ravel() > 0
+    mask = np.asarray(measurement.observed).ravel() > 0
     parts = {"seen": mask, "hidden": ~mask} if not mask.all() else {"seen": mask}
-    misfit = lambda x: jnp.sum(seen * (y - operator(x)) ** 2) / (jnp.sum(seen) * sigma_y**2)
+    misfit = lambda x: measurement.residual_ratio(x) ** 2
     return Reference(_rows(mean[None])[0], np.sqrt(_rows(variances[None])[0]), _rows(samples), parts, misfit)
 
 

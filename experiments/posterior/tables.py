@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxdiff.priors.gaussian import GaussianPrior
-from jaxdiff.runs.tables import Row
+from jaxdiff.runs.tables import Row, markdown
 from jaxdiff.schedule import time_grid
 
 COLUMNS = {
@@ -33,7 +33,9 @@ def full_table(rows: Sequence[Row]) -> str:
         lines = [["operator", "sampler", "steps", *COLUMNS.values()]]
         for found in (row for row in rows if row["prior"] == prior):
             steps = str(found["steps"] or "")
-            lines.append([str(found["operator"]), str(found["sampler"]), steps, *(told(found, c) for c in COLUMNS)])
+            lines.append(
+                [str(found["operator"]), str(found["sampler"]), steps, *(with_error(found, c) for c in COLUMNS)]
+            )
         parts.append(f"## Prior: {prior}\n\n{markdown(lines)}")
     return "\n".join(parts)
 
@@ -46,7 +48,7 @@ def short_table(rows: Sequence[Row], prior: str, operators: Sequence[str], steps
         cells = [str(sampler)]
         for operator in operators:
             found = [row for row in chosen if (row["sampler"], row["operator"]) == (sampler, operator)]
-            texts = (f"{told(row, 'std_seen')}, {percent(row, 'cover90_seen')}" for row in found)
+            texts = (f"{with_error(row, 'std_seen')}, {percent(row, 'cover90_seen')}" for row in found)
             cells.append("diverged" if found and found[0]["diverged"] else next(texts, ""))
         lines.append(cells)
     return markdown(lines)
@@ -59,7 +61,7 @@ def ddpm_table(rows: Sequence[Row], priors: Mapping[str, Callable[[Any], Any]], 
         if row["operator"] == "none" and row["steps"]:
             prior = priors[str(row["prior"])]((size, size, 3))
             closed = f"{chain_ratio(prior, int(row['steps'])):.3f}" if isinstance(prior, GaussianPrior) else ""
-            lines.append([str(row["prior"]), str(row["steps"]), told(row, "std_seen", 3), closed])
+            lines.append([str(row["prior"]), str(row["steps"]), with_error(row, "std_seen", 3), closed])
     return markdown(lines)
 
 
@@ -95,7 +97,7 @@ def _diagonal(
     return np.asarray(entries, np.float64)
 
 
-def told(row: Row, figure: str, digits: int = 2) -> str:
+def with_error(row: Row, figure: str, digits: int = 2) -> str:
     """Returns a figure with its Monte-Carlo error."""
     if row["diverged"]:
         return "diverged"
@@ -107,8 +109,3 @@ def told(row: Row, figure: str, digits: int = 2) -> str:
 def percent(row: Row, figure: str) -> str:
     """Returns a coverage in per cent."""
     return "diverged" if row["diverged"] else f"{100 * float(row[figure]):.0f} %"
-
-
-def markdown(lines: Sequence[Sequence[str]]) -> str:
-    """Returns a table in Markdown; the first line is its head."""
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in (lines[0], ["---"] * len(lines[0]), *lines[1:]))

@@ -1,1 +1,1 @@
-"""."""
+"""SDEdit from several start times."""

@@ -1,1 +1,1 @@
-"""."""
+"""What several scripts need."""

@@ -1,1 +1,1 @@
-"""."""
+"""Hyper-parameters of DPS and ScoreALD."""
