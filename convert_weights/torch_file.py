@@ -1,9 +1,11 @@
 """Read the tensors of a PyTorch checkpoint without PyTorch and without running its pickle.
 
 A checkpoint of PyTorch 1.6 or later is a zip archive: `NAME/data.pkl` describes the tensors as
-strided views, and `NAME/data/KEY` holds the bytes of one storage. A pickle is a program, so the
-one here runs on an unpickler that knows seven kinds of names and can build nothing but dicts,
-lists, numbers, strings and descriptions of tensors.
+strided views, and `NAME/data/KEY` holds the bytes of one storage. An older one is a stream: pickles
+of a magic number, a version, facts about the machine, the description of the tensors, and the list
+of storages, then every storage as its length (8 bytes) and its numbers, little-endian. A pickle is
+a program, so those here run on an unpickler that knows seven kinds of names and can build nothing
+but dicts, lists, numbers, strings and descriptions of tensors.
 """
 
 import io
@@ -14,7 +16,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import IO, Any, ClassVar, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -26,6 +28,7 @@ MAX_EXPANSION = 10
 
 # What the legacy format starts with: protocol 2 and the number 0x1950a86a20f9469cfc6c.
 LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")
+LEGACY_VERSION = 1001
 
 # What `zipfile` raises for a damaged archive.
 DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError, UnicodeError, OverflowError)
@@ -77,7 +80,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     is removed.
 
     Args:
-        path: a file written by `torch.save`, of the zip kind.
+        path: a file written by `torch.save`, of any version since 0.4.
 
     Returns:
         Read-only arrays in the file's own precision (bfloat16 as `ml_dtypes.bfloat16`), and the
@@ -90,8 +93,9 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file")
-    _check_kind(path)
     try:
+        if _is_legacy(path):
+            return _read_legacy(path)
         with zipfile.ZipFile(path) as archive:
             return _read_archive(archive, path)
     except DAMAGE as error:
@@ -100,19 +104,53 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         ) from error
 
 
-def _check_kind(path: Path) -> None:
+def _is_legacy(path: Path) -> bool:
     with path.open("rb") as file:
         head = file.read(64)
     if head.startswith(LEGACY_MAGIC):
-        raise ValueError(
-            f"{path} has PyTorch's old format; save it anew with "
-            f'`python -c "import torch; torch.save(torch.load({str(path)!r}, '
-            "map_location='cpu', weights_only=True), 'new.pth')\"` and convert new.pth"
-        )
+        return True
     if not head.startswith(b"PK"):
         web_page = head.lstrip().lower().startswith((b"<!doctype", b"<html"))
         found = "a web page, so its download failed" if web_page else "no zip archive"
         raise ValueError(f"{path} is not a PyTorch checkpoint: it is {found}")
+    return False
+
+
+def _read_legacy(path: Path) -> Checkpoint:
+    with path.open("rb") as file:
+        head = io.BytesIO(file.read(MAX_PICKLE_BYTES))
+        _, version, _ = (_unpickle(head, path)[0] for _ in range(3))
+        if version != LEGACY_VERSION:
+            raise ValueError(f"{path} is refused: its format has version {version!r}, not {LEGACY_VERSION}")
+        content, declared = _unpickle(head, path)
+        keys, _ = _unpickle(head, path)
+        file.seek(head.tell())
+        storages = _read_storages(file, keys, declared, path)
+    views, wrapper = _find_views(content, path)
+    tensors = {
+        name: _array(view, storages[view.storage.key], False, f"{path}: `{name}`") for name, view in views.items()
+    }
+    return Checkpoint(_without_prefix(tensors), wrapper)
+
+
+def _read_storages(file: IO[bytes], keys: object, declared: dict[str, _Storage], path: Path) -> dict[str, bytes]:
+    if not isinstance(keys, list) or sorted(map(repr, keys)) != sorted(map(repr, declared)):
+        raise ValueError(f"{path} is damaged: its list of storages is not that of its tensors")
+    left = path.stat().st_size - file.tell()
+    storages = {}
+    for key in keys:
+        length = int.from_bytes(file.read(8), "little")
+        size = declared[key].numel * declared[key].dtype.itemsize
+        left -= 8 + size
+        if length != declared[key].numel or left < 0:
+            raise ValueError(
+                f"{path} is truncated or damaged (storage {key!r} has {length:,} numbers, its pickle declares "
+                f"{declared[key].numel:,}); delete it, and download or copy it again"
+            )
+        storages[key] = file.read(size)
+    if left:
+        raise ValueError(f"{path} is damaged: {left:,} bytes follow its last storage")
+    return storages
 
 
 def _read_archive(archive: zipfile.ZipFile, path: Path) -> Checkpoint:
@@ -125,7 +163,7 @@ def _read_archive(archive: zipfile.ZipFile, path: Path) -> Checkpoint:
         raise ValueError(f"{path} is refused: so small a file cannot hold {unpacked:,} bytes")
     if entries[pickles[0]].file_size > MAX_PICKLE_BYTES:
         raise ValueError(f"{path} is refused: its pickle exceeds {MAX_PICKLE_BYTES:,} bytes")
-    views, wrapper = _find_views(_unpickle(archive.read(pickles[0]), path), path)
+    views, wrapper = _find_views(_unpickle(io.BytesIO(archive.read(pickles[0])), path)[0], path)
     folder = pickles[0].removesuffix("data.pkl")
     order = archive.read(f"{folder}byteorder") if f"{folder}byteorder" in entries else b"little"
     if order not in (b"little", b"big"):
@@ -187,9 +225,11 @@ def _without_prefix(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _unpickle(data: bytes, path: Path) -> object:
+def _unpickle(stream: IO[bytes], path: Path) -> tuple[object, dict[str, _Storage]]:
+    """Builds what the next pickle of a stream describes; also returns the storages that it names."""
+    unpickler = _TensorUnpickler(stream, encoding="utf-8")
     try:
-        return _TensorUnpickler(io.BytesIO(data), encoding="utf-8").load()
+        return unpickler.load(), unpickler.storages
     except _RefusedError as error:
         raise ValueError(f"{path} is refused: {error}") from None
     except Exception as error:
@@ -233,10 +273,16 @@ class _TensorUnpickler(pickle._Unpickler):
     """Builds containers, scalars and `_View`s; refuses every other name.
 
     The unpickler in Python, not the one in C: there a huge memo index in a 20-byte file makes a
-    table of that size, and here the opcode BUILD can be taken out.
+    table of that size, and here opcodes can be taken out.
     """
 
     dispatch: ClassVar[dict[int, Callable]] = dict(pickle._Unpickler.dispatch)
+    # It fills memory of a length that the file states, before it reads.
+    del dispatch[pickle.BYTEARRAY8[0]]
+
+    def __init__(self, file: IO[bytes], *, encoding: str):
+        super().__init__(file, encoding=encoding)
+        self.storages: dict[str, _Storage] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
@@ -245,8 +291,15 @@ class _TensorUnpickler(pickle._Unpickler):
 
     def persistent_load(self, pid: Any) -> _Storage:
         match pid:
-            case ("storage", np.dtype() as dtype, str(key), str(), int(numel)) if numel >= 0:
-                return _Storage(key, dtype, numel)
+            case (
+                ("storage", np.dtype() as dtype, str(key), str(), int(numel))
+                # The old format's sixth: which part of another storage this is.
+                | ("storage", np.dtype() as dtype, str(key), str(), int(numel), None)
+            ) if 0 <= numel < 2**48:
+                storage = _Storage(key, dtype, numel)
+                if self.storages.setdefault(key, storage) != storage:
+                    raise _RefusedError(f"its pickle declares storage {key!r} twice, and differently")
+                return storage
         raise _RefusedError("its pickle refers to something that is not a storage")
 
     def load_build(self) -> None:

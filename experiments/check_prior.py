@@ -84,7 +84,7 @@ def main(config: Config) -> None:
     settings = {k: v for k, v in asdict(config).items() if k not in ("out", "resume", "overwrite")}
     settings["denoiser"] = describe_prior(prior)
     command = command_line(PROGRAM, config)
-    open_folder(config.out, settings, command=command, resume=config.resume, overwrite=config.overwrite)
+    open_folder(config.out, PROGRAM, settings, command=command, resume=config.resume, overwrite=config.overwrite)
     keys = jax.random.split(jax.random.key(1), config.samples)
     times = time_grid(prior.schedule.num_times, config.steps)
     store = config.out / "samples" / "unconditional.npz"

@@ -30,7 +30,7 @@ from jaxdiff import DDIM, DDPM, Denoiser, load_prior, time_grid
 from jaxdiff.errors import UserError, check_names, check_positive
 from jaxdiff.images.files import to_uint8, write_gif, write_image
 from jaxdiff.images.grid import labelled_grid
-from jaxdiff.runs import report
+from jaxdiff.runs import page
 from jaxdiff.runs.folder import command_line, describe_prior, finish_folder, open_folder
 from jaxdiff.runs.methods import Run
 from jaxdiff.runs.runner import Timing, draw, sample_keys
@@ -100,7 +100,7 @@ def begin(config: Generate) -> Denoiser:
     settings = {k: v for k, v in asdict(config).items() if k not in without}
     settings |= {"denoiser": describe_prior(prior), "keys": KEYS}
     command = command_line(PROGRAM, config)
-    open_folder(config.out, settings, command=command, resume=config.resume, overwrite=config.overwrite)
+    open_folder(config.out, PROGRAM, settings, command=command, resume=config.resume, overwrite=config.overwrite)
     return prior
 
 
@@ -177,20 +177,20 @@ def write_report(config: Generate, all_chains: Sequence[Chains], moving: dict[st
     steps = " and ".join(f"{chains.method} in {chains.steps} steps" for chains in all_chains)
     same = " A column starts from the same noise in both." * (len(all_chains) > 1)
     animations = "".join(
-        report.animation(to_uint8(np.stack(pictures)), f"{method}, sample 0", ms=150)
+        page.animation(to_uint8(np.stack(pictures)), f"{method}, sample 0", ms=150)
         for method, pictures in moving.items()
     )
     blocks = [
-        report.command(command_line(PROGRAM, config)),
-        report.figure_file(config.out / "figure.png", f"Noise becomes a face: {steps}.{same}"),
-        report.heading("How the first sample forms"),
+        page.command(command_line(PROGRAM, config)),
+        page.figure_file(config.out / "figure.png", f"Noise becomes a face: {steps}.{same}"),
+        page.heading("How the first sample forms"),
         f'<div class="row">{animations}</div>',
-        report.heading("What the network expects at the end"),
-        report.figure_file(config.out / "estimates.png", "Estimates x0_hat of the same x_t, and the samples again."),
-        report.heading("Steps and seconds"),
-        report.settings(record(all_chains)),
+        page.heading("What the network expects at the end"),
+        page.figure_file(config.out / "estimates.png", "Estimates x0_hat of the same x_t, and the samples again."),
+        page.heading("Steps and seconds"),
+        page.settings(record(all_chains)),
     ]
-    report.write_page(config.out / "report.html", "Images from noise", blocks)
+    page.write_page(config.out / "report.html", "Images from noise", blocks)
 
 
 def record(all_chains: Sequence[Chains]) -> dict[str, Any]:

@@ -1,12 +1,32 @@
-"""Files that are written whole or not at all, and where caches lie."""
+"""Files that are written whole or not at all, folders that may be written into, and where caches lie.
 
+A folder that a command writes is claimed first: it must be new, empty, or of the same kind. It holds a list of the
+files that were written into it, and nothing else in it is ever replaced or removed.
+"""
+
+import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+from jaxdiff.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing keeps two processes from one folder
+    fcntl = None
+
+MANIFEST = ".jaxdiff.json"
+"""In every claimed folder: which program it belongs to."""
+
+WRITTEN = ".jaxdiff-files"
+"""In every claimed folder: a line for every file written into it."""
+
+_claimed: dict[Path, "_Claim"] = {}
 
 
 def write_atomically(path: str | os.PathLike, content: str | bytes | Callable[[IO[bytes]], object]) -> None:
@@ -18,9 +38,11 @@ def write_atomically(path: str | os.PathLike, content: str | bytes | Callable[[I
 
     Raises:
         OSError: if it cannot be written, with the file's name.
+        UserError: if it would replace a file in a claimed folder that was not written by its program.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    record(path)
+    partial = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex[:8]}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
@@ -38,25 +60,163 @@ def write_atomically(path: str | os.PathLike, content: str | bytes | Callable[[I
 
 
 @contextmanager
-def new_folder(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[Path]:
+def new_folder(path: str | os.PathLike, parts: Collection[str], *, overwrite: bool = False) -> Iterator[Path]:
     """Gives a folder to write into, which takes its name when the block ends and goes away if it fails.
 
+    Args:
+        path: the folder.
+        parts: names of what such a folder consists of; only a folder of nothing else is replaced.
+        overwrite: replace a folder of this kind.
+
     Raises:
-        FileExistsError: if there is such a folder that is not empty, and `overwrite` is not set.
+        FileExistsError: if there is something of that name that may not be replaced.
     """
     path = Path(path).resolve()
-    if path.exists() and not overwrite and (path.is_file() or any(path.iterdir())):
-        raise FileExistsError(f"{path} exists and is not empty; choose another folder.")
+    check_replaceable(path, parts, overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    partial = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex[:8]}.partial")
     try:
         partial.mkdir()
         yield partial
+        # Again, as the block may have taken minutes.
+        check_replaceable(path, parts, overwrite)
         if path.exists():
             shutil.rmtree(path)
         os.replace(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_replaceable(path: Path, parts: Collection[str], overwrite: bool) -> None:
+    """Refuses a folder that `new_folder` would not replace.
+
+    Raises:
+        FileExistsError: if there is something of that name that may not be replaced.
+    """
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise FileExistsError(f"{path} is a file; choose another folder.")
+    found = sorted(entry.name for entry in path.iterdir())
+    foreign = [name for name in found if name not in parts]
+    if foreign:
+        raise FileExistsError(f"{path} holds {foreign[0]!r}, which is not replaced; choose another folder.")
+    if found and not overwrite:
+        raise FileExistsError(f"{path} exists and is not empty; choose another folder, or --overwrite.")
+
+
+class _Claim:
+    """A folder that this process writes into."""
+
+    def __init__(self, path: Path, lock: IO[str] | None):
+        self.path, self.lock = path, lock
+        self.files = self._read()
+
+    def _read(self) -> set[str]:
+        listing = self.path / WRITTEN
+        return set(listing.read_text(encoding="utf-8").splitlines()) if listing.exists() else set()
+
+    def record(self, path: Path) -> None:
+        name = path.relative_to(self.path).as_posix()
+        if name in self.files:
+            return
+        if path.exists() and name not in self._read():  # another process of the same run may have written it
+            raise UserError(f"{path} was not written by this program, and is not replaced; choose another --out.")
+        with (self.path / WRITTEN).open("a", encoding="utf-8") as file:
+            file.write(name + "\n")
+        self.files.add(name)
+
+    def clear(self) -> None:
+        for name in sorted(self.files, reverse=True):
+            file = self.path / name
+            file.unlink(missing_ok=True)
+            for folder in file.parents:
+                if folder == self.path or not folder.is_dir() or any(folder.iterdir()):
+                    break
+                folder.rmdir()
+        (self.path / WRITTEN).unlink(missing_ok=True)
+        self.files = set()
+
+
+def record(path: Path) -> None:
+    """Adds a file that is about to be written to the list of the claimed folder that it is in, if it is in one.
+
+    Raises:
+        UserError: if there is a file of this name that is not in the list.
+    """
+    path = path.absolute()
+    for folder in (parent for parent in path.parents if parent in _claimed):
+        _claimed[folder].record(path)
+        return
+
+
+def claim_folder(
+    path: Path, program: str, *, inputs: Iterable[Path | None] = (), clear: bool = False, shared: bool = False
+) -> bool:
+    """Makes sure that a folder may be written into by this program, until the process ends.
+
+    Args:
+        path: the folder; made if need be.
+        program: whose folder it is, such as "jaxdiff restore".
+        inputs: files that the program reads, none of which may lie in the folder.
+        clear: remove what an earlier run of this program has written into it, and nothing else.
+        shared: whether other processes may write into it at the same time.
+
+    Returns:
+        Whether there was an earlier run.
+
+    Raises:
+        UserError: if the folder holds other files or another program's results, an input lies in it, another process
+            writes into it, or it cannot be written to.
+    """
+    path = path.absolute()
+    for file in inputs:
+        if file is not None and file.resolve().is_relative_to(path.resolve()):
+            raise UserError(f"{file} lies in the result folder {path}; choose another --out.")
+    manifest = path / MANIFEST
+    try:
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path} is a file; choose another --out.")
+        # In this order: another process of the same run writes the manifest before anything else.
+        holds = path.exists() and any(not entry.name.startswith(".jaxdiff") for entry in path.iterdir())
+        known = manifest.is_file()
+        if holds and not known:
+            raise UserError(f"{path} holds files that are no results of {program}; choose another --out.")
+        if known and (owner := _owner(manifest)) != program:
+            raise UserError(f"{path} holds results of {owner}, not of {program}; choose another --out.")
+        path.mkdir(parents=True, exist_ok=True)
+        if path not in _claimed or not known:
+            _claimed[path] = _Claim(path, None if shared else _lock(path))
+        if not known:
+            partial = path / f"{MANIFEST}.{uuid.uuid4().hex[:8]}.partial"
+            partial.write_text(json.dumps({"program": program}) + "\n", encoding="utf-8")
+            os.replace(partial, manifest)
+    except OSError as error:
+        raise UserError(f"cannot write to {path}: {error.strerror or error}; choose another --out.") from error
+    if clear:
+        _claimed[path].clear()
+    return known
+
+
+def _owner(manifest: Path) -> str:
+    try:
+        return str(json.loads(manifest.read_text(encoding="utf-8"))["program"])
+    except (ValueError, KeyError, TypeError):
+        return "an unknown program"
+
+
+def _lock(path: Path) -> IO[str] | None:
+    if fcntl is None:
+        return None
+    file = (path / f"{MANIFEST}.lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise UserError(f"another process writes into {path}; wait for its end, or choose another --out.") from error
+    except OSError:  # a file system without locks
+        pass
+    return file
 
 
 def cache_folder() -> Path:

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxdiff.noise import GaussianNoise, Noise
-from jaxdiff.operators import Operator, observed
-from jaxdiff.operators.base import is_linear
+from jaxdiff.operators.base import Operator, as_operator, is_linear, observed
 from jaxdiff.pytree import pytree
 
 
@@ -21,7 +20,7 @@ class Measurement:
     0.05
 
     Args:
-        operator: the forward model `A`.
+        operator: the forward model `A`; a plain function will do.
         y: what was measured, with the shape of `A(x)`.
         noise: a noise model; a number is the standard deviation of Gaussian noise, in [-1, 1] units.
     """
@@ -32,7 +31,7 @@ class Measurement:
 
     def __init__(self, operator: Operator, y: Array, noise: Noise | float | Float[Array, ""]):
         model: Any = noise if hasattr(noise, "log_likelihood") else GaussianNoise(noise)  # pyright: ignore
-        for name, value in (("operator", operator), ("y", y), ("noise", model)):
+        for name, value in (("operator", as_operator(operator)), ("y", y), ("noise", model)):
             object.__setattr__(self, name, value)
 
     @property
@@ -125,4 +124,4 @@ def measure(
     clean = operator(x)
     measurement = Measurement(operator, clean, noise)
     noisy = measurement.noise.sample(key, clean)
-    return Measurement(operator, jnp.where(measurement.observed > 0, noisy, clean), measurement.noise)
+    return Measurement(measurement.operator, jnp.where(measurement.observed > 0, noisy, clean), measurement.noise)

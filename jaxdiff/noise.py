@@ -1,6 +1,6 @@
 """Noise models: how a measurement `y` scatters around the clean measurement `A(x)`."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxdiff.pytree import pytree
 
 
+@runtime_checkable
 class Noise(Protocol):
     """The distribution of `y` given `A(x)`, entry by entry."""
 

@@ -19,10 +19,10 @@ class Schedule:
             `alpha_bar` itself, keeps `1 - alpha_bar_t` and `1 - alpha_bar_t / alpha_bar_s` exact in float32.
     """
 
-    log_alpha_bar: Float[Array, " T+1"]
+    log_alpha_bar: Float[Array, " num_times_and_clean"]
 
-    def __call__(self, t: Int[Array, ""] | int) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """Returns `(alpha_t, sigma_t)`, the weights of image and noise at time `t`."""
+    def __call__(self, t: Int[Array | np.ndarray, "*n"] | int) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
+        """Returns `(alpha_t, sigma_t)`, the weights of image and noise at time `t`, or at several."""
         log_alpha_bar = self.log_alpha_bar[t]
         return jnp.exp(log_alpha_bar / 2), jnp.sqrt(-jnp.expm1(log_alpha_bar))
 

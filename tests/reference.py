@@ -210,13 +210,37 @@ def mask_matrix(mask: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     return np.diag(np.broadcast_to(mask, shape).ravel())
 
 
-def blur_matrix(kernel: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """The operator that correlates every channel with a kernel, on an image reflected at its borders."""
+def reflect(k: int, n: int) -> int:
+    """The place that a border which mirrors, without repeating the edge, gives to `k`."""
+    return (n - 1) - abs((n - 1) - abs(k))
+
+
+def wrap(k: int, n: int) -> int:
+    """The place of `k` on a ring."""
+    return k % n
+
+
+def blur_matrix(
+    kernel: np.ndarray, shape: tuple[int, int, int], border: Callable[[int, int], int] = reflect
+) -> np.ndarray:
+    """The operator that correlates every channel with a kernel."""
     h, w, c = shape
-    reflect = lambda k, n: (n - 1) - abs((n - 1) - abs(k))
     matrix = np.zeros((h, w, c, h, w, c))
     for row, column, channel in np.ndindex(h, w, c):
         for (u, v), value in np.ndenumerate(kernel):
-            source = reflect(row + u - kernel.shape[0] // 2, h), reflect(column + v - kernel.shape[1] // 2, w)
+            source = border(row + u - kernel.shape[0] // 2, h), border(column + v - kernel.shape[1] // 2, w)
             matrix[row, column, channel, *source, channel] += value
     return matrix.reshape(h * w * c, h * w * c)
+
+
+def natural_covariance(shape: tuple[int, int, int], variance: float = 0.25, correlation: float = 0.9) -> np.ndarray:
+    """The covariance of images whose power falls with the square of the frequency, on a torus, as a sum of waves."""
+    h, w, c = shape
+    rows, columns = np.indices((h, w)).reshape(2, -1)
+    covariance, total = np.zeros((h * w, h * w)), 0.0
+    for p in range(h):
+        for q in range(w):
+            power = 1 / (1 + min(p, h - p) ** 2 + min(q, w - q) ** 2)
+            angle = 2 * np.pi * (p * np.subtract.outer(rows, rows) / h + q * np.subtract.outer(columns, columns) / w)
+            covariance, total = covariance + power * np.cos(angle), total + power
+    return variance * np.kron(covariance / total, (1 - correlation) * np.eye(c) + correlation)

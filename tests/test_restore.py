@@ -18,7 +18,8 @@ from jaxdiff.images.files import read_image, to_uint8, write_image
 from jaxdiff.networks.unet import UNetConfig
 from jaxdiff.priors.storage import PriorConfig, save_prior
 from jaxdiff.runs import restore as restoring
-from jaxdiff.runs.methods import METHODS, HyperParameters, make_run, matched_time
+from jaxdiff.runs.methods import METHODS, HyperParameters, make_run
+from jaxdiff.runs.setups import matched_time
 from tests.conftest import gaussian_denoiser, random_weights
 
 TINY = UNetConfig(16, 4, (1, 2), 1, (8,), num_heads=1, norm_groups=2)

@@ -34,7 +34,7 @@ from jaxdiff.images.files import write_image
 from jaxdiff.images.grid import heat, labelled_grid
 from jaxdiff.metrics.lpips import LPIPS
 from jaxdiff.priors.denoiser import Prior
-from jaxdiff.runs import report
+from jaxdiff.runs import page
 from jaxdiff.runs.folder import command_line, finish_folder
 from jaxdiff.runs.methods import KNOWN_METHODS, METHODS, REPORTED, make_run
 from jaxdiff.runs.scores import load_lpips_nets
@@ -125,15 +125,15 @@ def write_report(
     """Writes `report.html`."""
     title = f"The settings of {PAPERS[config.paper].name}" if config.paper else "Three methods on three tasks"
     blocks = [
-        report.command(command_line(PROGRAM, config)),
-        report.figure_file(config.out / "figure.png", "Of every method the first sample; the maps share one scale."),
-        report.table(without_missing(table), "Mean ± standard deviation over seeds."),
+        page.command(command_line(PROGRAM, config)),
+        page.figure_file(config.out / "figure.png", "Of every method the first sample; the maps share one scale."),
+        page.table(without_missing(table), "Mean ± standard deviation over seeds."),
     ]
     for head, sentences in said.items():
         items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
-        blocks += [report.heading(head), f"<ul>{items}</ul>"]
-    blocks += [*sections(experiment, cells), report.heading("Settings"), report.settings(record(cells))]
-    report.write_page(config.out / "report.html", title, blocks)
+        blocks += [page.heading(head), f"<ul>{items}</ul>"]
+    blocks += [*sections(experiment, cells), page.heading("Settings"), page.settings(record(cells))]
+    page.write_page(config.out / "report.html", title, blocks)
 
 
 def main(config: Compare) -> None:

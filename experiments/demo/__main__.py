@@ -27,7 +27,7 @@ from jaxdiff.cli.restore import NOT_EVIDENCE
 from jaxdiff.errors import UserError
 from jaxdiff.images.files import to_uint8
 from jaxdiff.networks.precision import Dtype
-from jaxdiff.runs import report
+from jaxdiff.runs import page
 from jaxdiff.runs.methods import METHODS
 
 FACES = 8
@@ -93,16 +93,16 @@ def build_page(restorer: Restorer) -> Any:
     import gradio as gr  # pyright: ignore[reportMissingImports]
 
     faces = [np.asarray(held_out_face(k, restorer.size[0])) for k in range(FACES)]
-    with gr.Blocks(title="jaxdiff demo", analytics_enabled=False, fill_width=True, delete_cache=(600, 3600)) as page:
+    with gr.Blocks(title="jaxdiff demo", analytics_enabled=False, fill_width=True, delete_cache=(600, 3600)) as blocks:
         gr.HTML(TITLE)
         with gr.Row():
             with gr.Column(scale=0, min_width=CANVAS + 76):
                 left = lay_out_left(faces)
             with gr.Column(scale=1, min_width=400):
                 right = lay_out_right()
-        gr.HTML(f"<footer>{report.paragraph(NOT_EVIDENCE)}</footer>")
+        gr.HTML(f"<footer>{page.paragraph(NOT_EVIDENCE)}</footer>")
         connect(Widgets(gr.State(faces[0]), *left, *right), restorer, faces)
-    return page
+    return blocks
 
 
 def lay_out_left(faces: list[Float[np.ndarray, "h w 3"]]) -> list[Any]:
@@ -122,7 +122,7 @@ def lay_out_left(faces: list[Float[np.ndarray, "h w 3"]]) -> list[Any]:
         elem_id="faces",
     )
     upload = gr.UploadButton("or upload a picture", file_types=["image"], size="sm")
-    source = gr.HTML(report.paragraph("Face 0, held out of training."), elem_id="source")
+    source = gr.HTML(page.paragraph("Face 0, held out of training."), elem_id="source")
     editor = gr.ImageEditor(
         on_canvas(faces[0]),
         label="Paint over what is to be hidden",
@@ -154,7 +154,7 @@ def lay_out_right() -> list[Any]:
     with gr.Row():
         start = gr.Button("Restore", variant="primary")
         stop = gr.Button("Stop")
-    status = gr.HTML(report.paragraph(TO_DO), elem_id="status")
+    status = gr.HTML(page.paragraph(TO_DO), elem_id="status")
     return [method, seeds, sigma_y, seed, start, stop, status, gr.HTML("", elem_id="pictures")]
 
 
@@ -170,32 +170,32 @@ def connect(on: Widgets, restorer: Restorer, faces: list[Float[np.ndarray, "h w 
             return show(*read_upload(Path(path), restorer.size))
         except UserError as error:
             gr.Warning(str(error))
-            return gr.skip(), gr.skip(), report.paragraph(str(error)), gr.skip(), gr.skip()
+            return gr.skip(), gr.skip(), page.paragraph(str(error)), gr.skip(), gr.skip()
 
     def restore(image: Any, editor: Any, method: str, seeds: int, sigma_y: float, seed: int | None) -> Iterator[Any]:
         hidden = painted(editor["layers"] if editor else [], restorer.size)
         try:
             for view in restorer.restorations(Question(image, hidden, method, seeds, float(sigma_y), seed or 0)):
-                yield report.paragraph(view.status), to_html(view)
+                yield page.paragraph(view.status), to_html(view)
         except UserError as error:
             gr.Warning(str(error))
-            yield report.paragraph(str(error)), gr.skip()
+            yield page.paragraph(str(error)), gr.skip()
 
     quiet: Any = {"api_visibility": "private", "show_progress": "hidden"}
     asked = [on.picture, on.editor, on.method, on.seeds, on.sigma_y, on.seed]
-    on.start.click(None, None, on.status, js=f"() => '{report.paragraph('waiting ...')}'", **quiet)
+    on.start.click(None, None, on.status, js=f"() => '{page.paragraph('waiting ...')}'", **quiet)
     running = on.start.click(restore, asked, [on.status, on.pictures], concurrency_limit=1, **quiet)
     shown = [on.picture, on.editor, on.source, on.status, on.pictures]
     on.faces.select(choose, None, shown, cancels=[running], **quiet)
     on.upload.upload(upload, on.upload, shown, cancels=[running], **quiet)
     on.editor.clear(on_canvas, on.picture, on.editor, **quiet)
     stopped = on.stop.click(None, cancels=[running])
-    stopped.then(lambda: report.paragraph("Stopped."), None, on.status, queue=False, **quiet)
+    stopped.then(lambda: page.paragraph("Stopped."), None, on.status, queue=False, **quiet)
 
 
 def show(image: Float[np.ndarray, "h w 3"], source: str) -> tuple[Any, ...]:
     """Returns what a picture that was just chosen changes on the page."""
-    return image, on_canvas(image), report.paragraph(source), report.paragraph(TO_DO), ""
+    return image, on_canvas(image), page.paragraph(source), page.paragraph(TO_DO), ""
 
 
 def enlarge(image: Float[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "H W 3"]:
@@ -211,7 +211,7 @@ def on_canvas(image: Float[np.ndarray, "h w 3"]) -> Any:
 
 def to_html(view: View) -> str:
     """Returns the pictures of a view as a part of the page."""
-    return "".join(report.gallery(row) for row in (view.samples, view.others) if row)
+    return "".join(page.gallery(row) for row in (view.samples, view.others) if row)
 
 
 def check_address(host: str, port: int) -> None:
@@ -234,13 +234,13 @@ def check_gradio() -> None:
         raise UserError(f'the demo needs gradio ({error}); `pip install "jaxdiff[demo]"` installs it.') from error
 
 
-def serve(page: Any, config: Config) -> None:
+def serve(blocks: Any, config: Config) -> None:
     """Opens the page to the browser, and waits for Ctrl-C or to be ended."""
     from gradio.themes import Default  # pyright: ignore[reportMissingImports]
 
     # The theme's own fonts may be asked for from another host.
     theme = Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-    page.queue(default_concurrency_limit=1).launch(
+    blocks.queue(default_concurrency_limit=1).launch(
         server_name=config.host,
         server_port=config.port,
         share=False,
@@ -257,7 +257,7 @@ def serve(page: Any, config: Config) -> None:
     try:
         Event().wait()
     finally:
-        page.close(verbose=False)
+        blocks.close(verbose=False)
 
 
 def main(config: Config) -> None:

@@ -32,7 +32,7 @@ from jaxdiff.errors import UserError, check_positive
 from jaxdiff.images.files import to_uint8, write_gif, write_image
 from jaxdiff.images.grid import heat, labelled_grid
 from jaxdiff.metrics.lpips import LPIPS
-from jaxdiff.runs import report
+from jaxdiff.runs import page
 from jaxdiff.runs.folder import command_line, finish_folder, read_npz, write_npz
 from jaxdiff.runs.runner import sample_keys
 from jaxdiff.runs.scores import load_lpips_nets
@@ -165,23 +165,21 @@ def write_report(
     """Writes `report.html`."""
     caption = "One noise draw per row; PSNR over all draws. Both maps of a row share a scale, black is no error."
     blocks = [
-        report.command(command_line(PROGRAM, config)),
-        report.figure_file(config.out / "figure.png", caption),
-        report.heading("How good is one step?"),
-        report.table(
-            quality(levels, published=published), f"mean ± standard deviation over {config.seeds} noise draws"
-        ),
-        report.heading("Does the denoiser know its own error?"),
-        report.table(uncertainty(levels), f"root mean squares; predicted from {config.probes} probes of the Jacobian"),
-        report.paragraph(uncertainty_in_words(levels)),
-        report.heading("The same noise, growing"),
-        report.animation(to_uint8(np.stack(moving)), ms=120),
+        page.command(command_line(PROGRAM, config)),
+        page.figure_file(config.out / "figure.png", caption),
+        page.heading("How good is one step?"),
+        page.table(quality(levels, published=published), f"mean ± standard deviation over {config.seeds} noise draws"),
+        page.heading("Does the denoiser know its own error?"),
+        page.table(uncertainty(levels), f"root mean squares; predicted from {config.probes} probes of the Jacobian"),
+        page.paragraph(uncertainty_in_words(levels)),
+        page.heading("The same noise, growing"),
+        page.animation(to_uint8(np.stack(moving)), ms=120),
     ]
     for level in levels:
         lefts = ((level.x_t[0], "noisy"), (level.truth, "clean"))
-        sliders = "".join(report.slider(x, level.x0_hat[0], label, "denoised") for x, label in lefts)
-        blocks += [report.heading(f"t = {level.t}"), f'<div class="row">{sliders}</div>']
-    report.write_page(config.out / "report.html", "Denoising in one step", blocks)
+        sliders = "".join(page.slider(x, level.x0_hat[0], label, "denoised") for x, label in lefts)
+        blocks += [page.heading(f"t = {level.t}"), f'<div class="row">{sliders}</div>']
+    page.write_page(config.out / "report.html", "Denoising in one step", blocks)
 
 
 def main(config: Denoise) -> None:

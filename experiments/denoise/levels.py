@@ -13,8 +13,8 @@ from jaxdiff import Measurement
 from jaxdiff.metrics.lpips import LPIPS
 from jaxdiff.metrics.pixels import psnr
 from jaxdiff.operators import Identity
-from jaxdiff.runs.scores import LABELS, NOT_AVAILABLE, mean_text, score
-from jaxdiff.runs.tables import Row
+from jaxdiff.runs.scores import LABELS, mean_text, score
+from jaxdiff.runs.tables import NOT_AVAILABLE, Row
 
 PUBLISHED = {50: "Qi: - / 0.055", 200: "Qi: 29.6 / 0.153", 300: "Zhu: 27.36 ± 0.18 / 0.199 ± 0.009"}
 """PSNR in dB / LPIPS of one FFHQ-256 face in the reports; Zhu over 5 noise draws."""

@@ -23,7 +23,7 @@ import tyro
 from rich.console import Console
 
 from experiments.evaluate.images import Picture, find_pictures, shard_of
-from experiments.evaluate.records import Journal, agree, clear, journal_path, read_entries
+from experiments.evaluate.records import Journal, agree, journal_path, open_evaluation, read_entries
 from experiments.evaluate.run import KEYS, Evaluation
 from experiments.evaluate.table import write_tables
 from experiments.shared.command import run_script
@@ -165,8 +165,7 @@ def work(config: Evaluate, console: Console) -> None:
         raise UserError(f"--steps must be between 1 and {prior.schedule.num_times}, got {config.steps}.")
     pictures, remarks = find_pictures(config.folder, config.faces, prior.image_shape[:2], config.limit)
     nets, missing = load_lpips_nets()
-    if config.overwrite:
-        clear(config.out)
+    open_evaluation(config.out, PROGRAM, (config.folder, Path(config.prior)), config.overwrite)
     agree(config.out, evaluation_settings(config, prior, pictures, nets), command_of(config))
     with Journal(journal_path(config.out, *shard)) as journal:
         known, mine = read_entries(config.out), shard_of(pictures, *shard)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from jaxdiff.disk import write_atomically
+from jaxdiff.disk import claim_folder, record, write_atomically
 from jaxdiff.errors import UserError
 
 try:
@@ -37,6 +37,7 @@ class Journal:
 
     def __init__(self, path: Path):
         self.path = path
+        record(path)
         self.file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         if not _lock(self.file, wait=False):
             os.close(self.file)
@@ -102,11 +103,11 @@ def agree(folder: Path, settings: Mapping[str, Any], command: str) -> None:
     settings = json.loads(json.dumps(settings, default=str))
     config = folder / "config.json"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         # In this order: whoever writes results has written the settings before.
         if any(folder.glob(PATTERN)) and not config.exists():
             raise UserError(f"{folder} holds results without config.json; replace them with --overwrite.")
         text = json.dumps({"settings": settings}, indent=2) + "\n"
+        record(config)
         if not config.exists() and _write_first(config, text):
             write_atomically(folder / "command.txt", command + "\n")
     except OSError as error:
@@ -135,17 +136,17 @@ def read_settings(folder: Path) -> dict[str, Any]:
         raise UserError(f"{config} is damaged; choose another --out, or replace all with --overwrite.") from error
 
 
-def clear(folder: Path) -> None:
-    """Removes an evaluation, its settings last.
+def open_evaluation(folder: Path, program: str, inputs: Sequence[Path | None], overwrite: bool) -> None:
+    """Makes sure that the folder is the script's, and removes an earlier evaluation if asked to.
 
     Raises:
-        UserError: if a process is at work on it.
+        UserError: if the folder is another's, or a process is at work on what is to be removed.
     """
-    for path in sorted(folder.glob(PATTERN)):
-        Journal(path).__exit__()
-        path.unlink()
-    for name in ("metrics.csv", "table.md", "command.txt", "config.json"):
-        (folder / name).unlink(missing_ok=True)
+    claim_folder(folder, program, inputs=inputs, shared=True)
+    if overwrite:
+        for path in sorted(folder.glob(PATTERN)):
+            Journal(path).__exit__()
+        claim_folder(folder, program, shared=True, clear=True)
 
 
 @contextmanager

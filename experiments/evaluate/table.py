@@ -12,8 +12,8 @@ from experiments.evaluate.records import Entry, held, read_entries, read_setting
 from experiments.shared.problems import PROBLEMS
 from jaxdiff.disk import write_atomically
 from jaxdiff.runs.methods import METHODS, describe_sigma
-from jaxdiff.runs.scores import LABELS, NOT_AVAILABLE
-from jaxdiff.runs.tables import Row, markdown, write_csv
+from jaxdiff.runs.scores import LABELS
+from jaxdiff.runs.tables import NOT_AVAILABLE, Row, markdown, write_csv
 
 METRICS = {**LABELS, "residual_ratio": "residual / noise"}
 

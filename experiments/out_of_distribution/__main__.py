@@ -46,7 +46,7 @@ from jaxdiff.images.files import write_image
 from jaxdiff.images.grid import heat, labelled_grid
 from jaxdiff.metrics.lpips import LPIPS
 from jaxdiff.operators import Identity
-from jaxdiff.runs import report
+from jaxdiff.runs import page
 from jaxdiff.runs.folder import command_line, digest, finish_folder
 from jaxdiff.runs.methods import KNOWN_METHODS, METHODS, REPORTED, make_run
 from jaxdiff.runs.runner import sample_keys
@@ -177,25 +177,23 @@ def write_report(config: OutOfDistribution, results: Sequence[Result]) -> None:
     """Writes `report.html`."""
     name = stranger_name(config)
     blocks = [
-        report.command(command_line(PROGRAM, config)),
-        report.paragraph(
+        page.command(command_line(PROGRAM, config)),
+        page.paragraph(
             f"A prior knows what it was trained on. Here a {name}, which it has never seen, is restored beside a face, "
             "by the same methods, from the same damage and noise. All counts are about these two images."
         ),
-        report.figure_file(
-            config.out / "figure.png", "One sample per method; PSNR over all seeds; maps share a scale."
-        ),
-        report.heading("Could one have known without the truth?"),
-        *(report.paragraph(sentence) for sentence in signs_in_words(results)),
-        report.table(signs_table(results), f"face → {name}, means over seeds; only the PSNR needs the truth"),
-        report.heading("Denoising in one step"),
-        report.figure_file(config.out / "one_step.png", "Both error maps share a scale; black is no error."),
+        page.figure_file(config.out / "figure.png", "One sample per method; PSNR over all seeds; maps share a scale."),
+        page.heading("Could one have known without the truth?"),
+        *(page.paragraph(sentence) for sentence in signs_in_words(results)),
+        page.table(signs_table(results), f"face → {name}, means over seeds; only the PSNR needs the truth"),
+        page.heading("Denoising in one step"),
+        page.figure_file(config.out / "one_step.png", "Both error maps share a scale; black is no error."),
     ]
     for result in results:
         named = [replace(cell, method=f"{cell.method}, {result.subject.name}") for cell in result.cells]
         blocks += sections(result.subject.experiment, named)
-    blocks += [report.heading("Settings"), report.settings(record(results[0].cells))]
-    report.write_page(config.out / "report.html", f"A face and a {name}", blocks)
+    blocks += [page.heading("Settings"), page.settings(record(results[0].cells))]
+    page.write_page(config.out / "report.html", f"A face and a {name}", blocks)
 
 
 def main(config: OutOfDistribution) -> None:

@@ -10,8 +10,8 @@ from experiments.shared.cells import Cell
 from experiments.shared.problems import PROBLEMS
 from experiments.shared.setup import Config, Experiment
 from jaxdiff.metrics.diagnosis import ABOUT_ONE
-from jaxdiff.runs.scores import NOT_AVAILABLE, mean_and_std, mean_text
-from jaxdiff.runs.tables import Row
+from jaxdiff.runs.scores import mean_and_std, mean_text
+from jaxdiff.runs.tables import NOT_AVAILABLE, Row
 
 SIGNS = {"residual_ratio": "residual / noise", "std": "std over seeds", "denoising_error": "denoising error"}
 """What needs no truth."""

@@ -213,13 +213,11 @@ def main(config: Config) -> None:
     console = Console()
     settings = {k: v for k, v in asdict(config).items() if k not in ("out", "resume", "overwrite")}
     command = command_line(PROGRAM, config)
-    open_folder(config.out, settings, command=command, resume=config.resume, overwrite=config.overwrite)
+    open_folder(config.out, PROGRAM, settings, command=command, resume=config.resume, overwrite=config.overwrite)
     console.print(
         f"sigma_y = {describe_sigma(config.sigma)}; {config.seeds} samples of each posterior", highlight=False
     )
     store = config.out / "rows.json"
-    if not config.resume:
-        store.unlink(missing_ok=True)
     rows: list[Row] = json.loads(store.read_text()) if store.exists() else []
     for prior_name in config.priors:
         for operator_name in (NOTHING, *config.operators):

@@ -43,7 +43,7 @@ from jaxdiff.errors import UserError, check_names
 from jaxdiff.images.files import write_image
 from jaxdiff.images.grid import labelled_grid
 from jaxdiff.metrics.lpips import LPIPS
-from jaxdiff.runs import report
+from jaxdiff.runs import page
 from jaxdiff.runs.folder import command_line, finish_folder
 from jaxdiff.runs.methods import HyperParameters, make_run
 from jaxdiff.runs.platform import require
@@ -132,27 +132,27 @@ def write_report(config: Starts, experiment: Experiment, lines: Sequence[Line]) 
     """Writes `report.html`."""
     cells = [cell for line in lines for cell in line.cells]
     blocks = [
-        report.command(command_line(PROGRAM, config)),
-        report.paragraph(
+        page.command(command_line(PROGRAM, config)),
+        page.paragraph(
             "SDEdit noises the measurement up to a start time and denoises from there. Little noise leaves the damage; "
             "much noise gives a whole face, but another one."
         ),
-        report.figure_file(config.out / "figure.png", "One sample per start; PSNR and realism over all seeds."),
-        report.figure_file(config.out / "curve.png", "Best would be the upper right corner."),
-        *(report.paragraph(line.words()) for line in lines),
-        report.table(starts_table(lines), "mean ± standard deviation over seeds"),
-        report.heading("What is realism here?"),
-        report.paragraph(
+        page.figure_file(config.out / "figure.png", "One sample per start; PSNR and realism over all seeds."),
+        page.figure_file(config.out / "curve.png", "Best would be the upper right corner."),
+        *(page.paragraph(line.words()) for line in lines),
+        page.table(starts_table(lines), "mean ± standard deviation over seeds"),
+        page.heading("What is realism here?"),
+        page.paragraph(
             "0 for faces with the task's damage and 1 for whole faces, along the direction that tells the two apart in "
             "the innermost layer of the prior's own network. It sees what is left of the damage, and nothing else. "
             "Whole faces differ among themselves, as the table shows, so compare a sample also with the truth."
         ),
-        report.table([line.check() for line in lines], "a check on images whose realism is known"),
+        page.table([line.check() for line in lines], "a check on images whose realism is known"),
         *sections(experiment, cells),
-        report.heading("Settings"),
-        report.settings(record(cells)),
+        page.heading("Settings"),
+        page.settings(record(cells)),
     ]
-    report.write_page(config.out / "report.html", "SDEdit: realism against faithfulness", blocks)
+    page.write_page(config.out / "report.html", "SDEdit: realism against faithfulness", blocks)
 
 
 def main(config: Starts) -> None:

@@ -15,8 +15,8 @@ from experiments.shared.cells import Cell
 from experiments.shared.realism import Realism
 from experiments.shared.tables import summary
 from jaxdiff import Measurement
-from jaxdiff.runs.scores import NOT_AVAILABLE, mean_text
-from jaxdiff.runs.tables import Row
+from jaxdiff.runs.scores import mean_text
+from jaxdiff.runs.tables import NOT_AVAILABLE, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -92,7 +92,15 @@ def open_results(config: Config, program: str, settings: Mapping[str, Any]) -> N
         UserError: if the folder cannot be used.
     """
     command = command_line(program, config)
-    open_folder(config.out, settings, command=command, resume=config.resume, overwrite=config.overwrite)
+    open_folder(
+        config.out,
+        program,
+        settings,
+        command=command,
+        resume=config.resume,
+        overwrite=config.overwrite,
+        inputs=(config.image, Path(config.prior)),
+    )
 
 
 def begin(config: Config, program: str, *, without: Iterable[str] = ()) -> Experiment:

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from experiments.shared.problems import PROBLEMS
-from jaxdiff.runs.scores import HIGHER_IS_BETTER, LABELS, NOT_AVAILABLE, mean_and_std, mean_text
-from jaxdiff.runs.tables import Row, markdown
+from jaxdiff.runs.scores import HIGHER_IS_BETTER, LABELS, mean_and_std, mean_text
+from jaxdiff.runs.tables import NOT_AVAILABLE, Row, markdown
 
 Published = Mapping[str, Mapping[tuple[str, str], str]]
 """Columns of published numbers, by task and method."""

@@ -46,13 +46,14 @@ from jaxdiff.errors import UserError, check_names
 from jaxdiff.images.files import write_image
 from jaxdiff.images.grid import labelled_grid
 from jaxdiff.metrics.lpips import LPIPS
-from jaxdiff.runs import report
+from jaxdiff.runs import page
 from jaxdiff.runs.folder import command_line, finish_folder
-from jaxdiff.runs.methods import METHODS, WEIGHTINGS, Run, describe_sigma, make_run
+from jaxdiff.runs.methods import METHODS, Run, describe_sigma, make_run
 from jaxdiff.runs.platform import require
 from jaxdiff.runs.runner import draw, sample_keys
-from jaxdiff.runs.scores import NOT_AVAILABLE, load_lpips_nets, score
-from jaxdiff.runs.tables import write_csv
+from jaxdiff.runs.scores import load_lpips_nets, score
+from jaxdiff.runs.setups import WEIGHTINGS
+from jaxdiff.runs.tables import NOT_AVAILABLE, write_csv
 
 PROGRAM = "python -m experiments.sweep"
 
@@ -191,8 +192,8 @@ def record(curves: Sequence[Curve]) -> dict[str, Any]:
 def write_report(config: Sweep, experiment: Experiment, curves: Sequence[Curve]) -> None:
     """Writes the figures and `report.html`."""
     blocks = [
-        report.command(command_line(PROGRAM, config)),
-        report.paragraph(
+        page.command(command_line(PROGRAM, config)),
+        page.paragraph(
             "Values are given in the units of the literature (256x256 images, 1000 steps); the tables also show what "
             "was used here. Bands are one standard deviation over seeds; a seed has the same noise at every value, "
             "so that values differ by what they do and not by chance."
@@ -203,12 +204,12 @@ def write_report(config: Sweep, experiment: Experiment, curves: Sequence[Curve])
         png = draw_sweep(together)
         write_atomically(config.out / f"{task}_{method}.png", png)
         images = figure(experiment, together)
-        blocks += [report.heading(f"{PROBLEMS[task].title}, {METHODS[method].name}"), report.figure_file(png)]
-        blocks += [report.picture(images, width=images.shape[1])]
+        blocks += [page.heading(f"{PROBLEMS[task].title}, {METHODS[method].name}"), page.figure_file(png)]
+        blocks += [page.picture(images, width=images.shape[1])]
         for curve in together:
-            blocks += [report.heading(curve.grid.name, 3)] * bool(curve.grid.weighting)
+            blocks += [page.heading(curve.grid.name, 3)] * bool(curve.grid.weighting)
             lines = [{k: v for k, v in line.items() if v != NOT_AVAILABLE} for line in curve.table()]
-            blocks += [report.paragraph(" ".join(curve.words())), report.table(lines)]
+            blocks += [page.paragraph(" ".join(curve.words())), page.table(lines)]
     write_image(config.out / "images.png", figure(experiment, curves))
     shared = {
         "prior": config.prior,
@@ -216,8 +217,8 @@ def write_report(config: Sweep, experiment: Experiment, curves: Sequence[Curve])
         "seeds": config.seeds,
         "sigma_y": describe_sigma(config.sigma),
     }
-    blocks += [report.heading("Settings"), report.settings({**shared, "operators": record(curves)["operators"]})]
-    report.write_page(config.out / "report.html", "Sweep of hyper-parameters", blocks)
+    blocks += [page.heading("Settings"), page.settings({**shared, "operators": record(curves)["operators"]})]
+    page.write_page(config.out / "report.html", "Sweep of hyper-parameters", blocks)
 
 
 def main(config: Sweep) -> None:

@@ -17,6 +17,9 @@ from jaxdiff.samplers.base import Sampler, sample
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
+PARTS = ("program.bin", "arrays.npz", "about.json", "run.py")
+"""What an exported folder consists of."""
+
 RUN = '''"""Draws samples with the program in this folder; needs jax, flatbuffers, numpy and pillow, and nothing else.
 
     python run.py --samples 4 --out samples
@@ -137,10 +140,10 @@ def save(
         times: as for `export`.
         batch_size: as for `export`; `run.py` draws other numbers of samples in batches of this size.
         platforms: as for `export`.
-        overwrite: replace a folder that is there.
+        overwrite: replace an exported folder that is there; one that holds anything else is never replaced.
 
     Raises:
-        FileExistsError: if `directory` exists, is not empty, and `overwrite` is not set.
+        FileExistsError: if `directory` may not be replaced.
         ValueError: as `export`.
         ImportError: if flatbuffers is missing.
     """
@@ -154,7 +157,7 @@ def save(
         "numbers": {name: list(leaf.shape) for name, leaf in arrays.items() if not is_weight(name)},
         "weights": {name: list(leaf.shape) for name, leaf in arrays.items() if is_weight(name)},
     }
-    with new_folder(directory, overwrite=overwrite) as partial:
+    with new_folder(directory, PARTS, overwrite=overwrite) as partial:
         (partial / "program.bin").write_bytes(program.serialize())
         np.savez(partial / "arrays.npz", allow_pickle=False, **arrays)
         (partial / "about.json").write_text(json.dumps(about, indent=2) + "\n")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Key, PRNGKeyArray
 
 from jaxdiff.priors.denoiser import Prediction, Time
 from jaxdiff.pytree import pytree, static
@@ -56,6 +56,11 @@ class Stacked:
         """Returns the algorithm's image."""
         return self.of(state.own)[0].image(state.inner)
 
+    @property
+    def prior(self) -> Any:
+        """The algorithm's."""
+        return self.sampler.prior
+
     def _leaves(self) -> list[Any]:
         return jax.tree.leaves((self.sampler, self.observer))
 
@@ -96,7 +101,7 @@ class StackedObserver:
 
 
 def stack(
-    samplers: Sequence[Sampler], keys: PRNGKeyArray, t: Time, *, shared: Any, observers: Sequence[Observer] = ()
+    samplers: Sequence[Sampler], keys: Key[Array, " n"], t: Time, *, shared: Any, observers: Sequence[Observer] = ()
 ) -> tuple[Stacked, OwnState]:
     """Makes one sampler of several that differ in numbers only.
 
@@ -128,7 +133,7 @@ def stack(
 
 
 @jax.jit
-def _start(stacked: Stacked, own: list[Array], keys: PRNGKeyArray, t: Array) -> OwnState:
+def _start(stacked: Stacked, own: list[Array], keys: Key[Array, " n"], t: Array) -> OwnState:
     def start(own: list[Array], key: PRNGKeyArray) -> OwnState:
         # The key of `sample`'s own start, so that a chain is what it would be alone.
         sampler, _ = stacked.of(own)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Key
 
 Devices = Sequence[Any]
 """Devices as `jax.devices()` gives them."""
@@ -20,7 +20,7 @@ def share_out(devices: Devices, batch_size: int, chains: int) -> tuple[Devices, 
     return devices[:used], used * each
 
 
-def devices_of(keys: PRNGKeyArray) -> Devices | None:
+def devices_of(keys: Key[Array, " n"]) -> Devices | None:
     """Returns the devices that hold the keys, if there are several."""
     if isinstance(keys, Tracer):
         return None

@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from jaxdiff.chains.devices import Devices, devices_of, place, share_out
 from jaxdiff.chains.memory import WORKSPACE, Plan, available_memory, describe_bytes
 from jaxdiff.priors.denoiser import Prediction, Time
 from jaxdiff.pytree import pytree
-from jaxdiff.samplers.base import Observer, Sampler, sample, visit_numbers
+from jaxdiff.samplers.base import Observer, Sampler, check_times, sample, visit_numbers
 
 
 class Progress(NamedTuple):
@@ -43,7 +43,7 @@ class Progress(NamedTuple):
 
 
 @jax.jit
-def _start(sampler: Sampler, keys: PRNGKeyArray, t: Array) -> Any:
+def _start(sampler: Sampler, keys: Key[Array, " n"], t: Array) -> Any:
     return jax.vmap(lambda key: sampler.init(jax.random.fold_in(key, jnp.int32(-1)), t))(keys)
 
 
@@ -80,7 +80,7 @@ class _Watched:
 def _advance(
     sampler: Sampler,
     observer: Observer | None,
-    keys: PRNGKeyArray,
+    keys: Key[Array, " n"],
     state: Any,
     seen: Any,
     times: Array,
@@ -88,7 +88,8 @@ def _advance(
 ) -> tuple[Any, Array, Any]:
     watched = _Watched(sampler, observer)
     first = jax.tree.map(lambda leaf: leaf[0], state)
-    of_one = jax.eval_shape(_step, sampler, keys[0], first, times[0], times[1])[1].before_guidance
+    estimate = lambda *arguments: _step(*arguments)[1].before_guidance
+    of_one = jax.eval_shape(estimate, sampler, keys[0], first, times[0], times[1])
     x0_hat = jnp.zeros((len(keys), *of_one.shape), of_one.dtype)
 
     def run(key: PRNGKeyArray, *state: Any) -> Any:
@@ -99,7 +100,7 @@ def _advance(
 
 def sample_segments(
     sampler: Sampler,
-    keys: PRNGKeyArray,
+    keys: Key[Array, " n"],
     times: Int[Array, " n"] | np.ndarray,
     *,
     batch_size: int | None = None,
@@ -132,7 +133,8 @@ def sample_segments(
         A `Progress` after every segment of every batch.
 
     Raises:
-        ValueError: if there is no key or fewer than two times, or a size is not positive.
+        ValueError: if there is no key or fewer than two times, a time is outside of the prior's table, or a size is not
+            positive.
         MemoryError: if a batch does not fit, with the size that does. Where the system has no such error (Linux, on
             CPUs) it ends the process instead; ask `plan` before.
     """
@@ -144,6 +146,7 @@ def sample_segments(
         )
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be positive, got {batch_size}.")
+    check_times(sampler, times)
     devices = devices_of(keys) if devices is None else devices
     batch_size = min(batch_size, len(keys))
     if devices is not None:
@@ -280,7 +283,7 @@ def fitting(found: Plan, chains: int) -> int:
 
 def sample_many(
     sampler: Sampler,
-    keys: PRNGKeyArray,
+    keys: Key[Array, " n"],
     times: Int[Array, " n"] | np.ndarray,
     *,
     batch_size: int | Literal["auto"] | None = None,

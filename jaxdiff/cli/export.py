@@ -32,7 +32,7 @@ def export_sampler(request: Export) -> None:
             overwrite=request.overwrite,
         )
     except FileExistsError as error:
-        raise UserError(f"{request.folder} holds something already; --overwrite replaces it.") from error
+        raise UserError(str(error)) from error
     except ImportError as error:
         raise UserError('the file format of jax.export needs flatbuffers: pip install "jaxdiff[export]".') from error
     say(console, f"written to {request.folder}: run.py, program.bin, arrays.npz, about.json")

@@ -18,11 +18,12 @@ from jaxdiff.measurement import Measurement
 from jaxdiff.metrics.diagnosis import Diagnose, Verdict
 from jaxdiff.priors.denoiser import Denoiser, Prior
 from jaxdiff.priors.storage import load_prior
-from jaxdiff.runs import report
+from jaxdiff.runs import page, report
 from jaxdiff.runs.folder import command_line, describe_prior, digest, finish_folder, open_folder, write_npz
-from jaxdiff.runs.methods import METHODS, TASKS, Run, describe_sigma, make_run, matched_time
+from jaxdiff.runs.methods import METHODS, TASKS, Run, describe_sigma, make_run
 from jaxdiff.runs.runner import Drawn, draw, sample_keys
 from jaxdiff.runs.scores import judge, load_lpips_nets, mean_and_std, residual_text, score
+from jaxdiff.runs.setups import matched_time
 from jaxdiff.runs.tables import Row, write_csv
 
 PROGRAM = "jaxdiff restore"
@@ -50,7 +51,15 @@ def restore(request: Restore) -> None:
     run = set_up(request, prior, measurement)
     settings = restore_settings(request, prior, measurement)
     command = command_line(PROGRAM, request)
-    open_folder(request.folder, settings, command=command, resume=request.resume, overwrite=request.overwrite)
+    open_folder(
+        request.folder,
+        PROGRAM,
+        settings,
+        command=command,
+        resume=request.resume,
+        overwrite=request.overwrite,
+        inputs=(request.damaged, request.mask, request.kernel, Path(request.prior)),
+    )
     used = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in run.settings.items())
     say(console, f"{METHODS[request.chosen_method].name}: {used}; {request.samples} samples")
     keys = sample_keys(request.seed, request.samples)
@@ -145,8 +154,6 @@ def write_pictures(out: Path, damage: Damage, drawn: Drawn) -> None:
     write_image(out / "measurement.png", y)
     write_image(out / "mean.png", mean)
     write_image(out / "std.png", spread)
-    for old in out.glob("restored_*.png"):
-        old.unlink()
     for k, x in enumerate(drawn.samples):
         write_image(out / "samples" / f"sample_{k}.png", x)
         write_image(out / f"restored_{k}.png", at_own_size(damage, x))
@@ -175,8 +182,8 @@ def write_report(
 ) -> None:
     """Writes `report.html`."""
     blocks = [
-        report.command(command_line(PROGRAM, request)),
-        report.paragraph(f"{damage.fit.describe()}. Noise: {describe_sigma(float(damage.measurement.sigma_y))}."),
+        page.command(command_line(PROGRAM, request)),
+        page.paragraph(f"{damage.fit.describe()}. Noise: {describe_sigma(float(damage.measurement.sigma_y))}."),
         report.samples_section(
             f"{TASKS[request.task]}, {METHODS[request.chosen_method].name}",
             samples=drawn.samples,
@@ -187,11 +194,11 @@ def write_report(
             verdict=verdict,
             curve=drawn.curve,
         ),
-        report.paragraph(NOT_EVIDENCE),
-        report.heading("Settings"),
-        report.settings({k: v for k, v in asdict(request).items() if v is not None} | found),
+        page.paragraph(NOT_EVIDENCE),
+        page.heading("Settings"),
+        page.settings({k: v for k, v in asdict(request).items() if v is not None} | found),
     ]
-    report.write_page(request.folder / "report.html", f"{request.damaged.name}: {TASKS[request.task]}", blocks)
+    page.write_page(request.folder / "report.html", f"{request.damaged.name}: {TASKS[request.task]}", blocks)
 
 
 def summary_text(rows: list[Row], drawn: Drawn) -> str:

@@ -30,7 +30,7 @@ class Grid(NamedTuple):
         return jnp.clip(0.5 - distance / self.step, 0, 1)
 
 
-def over(canvas: Canvas | Colour, colour: Canvas | Colour | float, opacity: Plane) -> Canvas:
+def over(canvas: Colour | Canvas, colour: Colour | Canvas | float, opacity: Plane | Float[Array, ""]) -> Canvas:
     """Lays a colour over the canvas."""
     return canvas + opacity * (colour - canvas)
 

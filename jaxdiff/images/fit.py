@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Real
 from PIL import Image
 
 from jaxdiff.errors import UserError, check_name
@@ -208,7 +208,7 @@ def _enlarge(x: Float[np.ndarray, "h2 w2 3"], size: tuple[int, int]) -> Float[np
     return np.clip(x, -1, 1)
 
 
-def overlaps(old: np.ndarray, new: np.ndarray) -> Float[np.ndarray, "m n"]:
+def overlaps(old: np.ndarray, new: np.ndarray) -> Real[np.ndarray, "m n"]:
     """Returns the length that the new interval `i` and the old interval `j` share, given the edges of both."""
     starts, stops = np.maximum(new[:-1, None], old[:-1]), np.minimum(new[1:, None], old[1:])
     return np.maximum(stops - starts, 0)

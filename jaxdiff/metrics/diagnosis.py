@@ -2,6 +2,7 @@
 
 from typing import Any, Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -67,7 +68,7 @@ class Diagnose:
 
     def start(self) -> Diagnosis:
         """Returns what is known before the first step."""
-        nothing = jnp.zeros(())
+        nothing = jnp.float32(0)
         return Diagnosis(nothing, nothing, nothing, nothing, nothing, jnp.int32(0), jnp.int32(-1))
 
     def look(
@@ -78,15 +79,17 @@ class Diagnose:
         alpha_t, sigma_t = self.schedule(t)
         level = jnp.sqrt(jnp.mean((x_t - alpha_t * x0_hat) ** 2)) / jnp.where(sigma_t > 0, sigma_t, 1.0)
         first_bad = (seen.first_bad < 0) & ~jnp.isfinite(x_s).all()
-        return Diagnosis(
+        found = Diagnosis(
             residual=self.measurement.residual_ratio(x0_hat),
             noise_level=level,
             mean_noise_level=seen.mean_noise_level + (level - seen.mean_noise_level) / (seen.steps + 1),
-            clipped=jnp.mean(jnp.abs(x0_hat) >= 1, dtype=jnp.float32),
+            clipped=jnp.mean(jnp.abs(x0_hat) >= 1),
             zeros=exact_zeros(self.measurement),
             steps=seen.steps + 1,
             first_bad=jnp.where(first_bad, jnp.int32(t), seen.first_bad),
         )
+        # The same types in every step, whatever the precision of images and of JAX.
+        return jax.tree.map(lambda new, old: new.astype(old.dtype), found, seen)
 
 
 def exact_zeros(measurement: Measurement) -> Float[Array, ""]:

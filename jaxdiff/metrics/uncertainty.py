@@ -1,7 +1,5 @@
 """Samples `(n, h, w, c)` of a posterior, one image per seed: moments, quantiles, calibration and a proper score."""
 
-from typing import Self
-
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
@@ -45,7 +43,9 @@ class Summary:
     high: float = static()
 
     @classmethod
-    def start(cls, image_shape: tuple[int, int, int], num_bins: int = 128, low: float = -1, high: float = 1) -> Self:
+    def start(
+        cls, image_shape: tuple[int, int, int], num_bins: int = 128, low: float = -1, high: float = 1
+    ) -> "Summary":
         """Returns the summary of no samples.
 
         Raises:
@@ -57,7 +57,7 @@ class Summary:
         return cls(jnp.int32(0), zeros, zeros, jnp.zeros((*image_shape, num_bins), jnp.int32), float(low), float(high))
 
     @jax.jit
-    def add(self, samples: Samples) -> Self:
+    def add(self, samples: Samples) -> "Summary":
         """Returns the summary with any number of samples more.
 
         Raises:
@@ -74,7 +74,7 @@ class Summary:
         histogram = jnp.sum(bins[..., None] == jnp.arange(num_bins), axis=0, dtype=jnp.int32)
         return self.merge(type(self)(count, samples[0] + middle, squares, histogram, self.low, self.high))
 
-    def merge(self, other: Self) -> Self:
+    def merge(self, other: "Summary") -> "Summary":
         """Returns the summary of the samples of both: of two chunks, devices or hosts.
 
         Raises:

@@ -6,8 +6,11 @@ The same gradient, stated as a plain convolution with a flipped kernel, has no s
 """
 
 from functools import partial
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -72,3 +75,31 @@ def conv2d(
     if kernel.shape[:2] == (1, 1):
         return lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())), precision=precision)
     return _same(x, kernel, precision)
+
+
+class Conv(nnx.Module):
+    """A convolution of odd size with zero padding of half that size, with bias."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        size: int = 3,
+        *,
+        stride: int = 1,
+        zero: bool = False,
+        dtype: Any,
+        precision: jax.lax.Precision,
+        rngs: nnx.Rngs,
+    ):
+        init = nnx.initializers.zeros if zero else nnx.initializers.lecun_normal()
+        self.kernel = nnx.Param(init(rngs.params(), (size, size, in_channels, out_channels)))
+        self.bias = nnx.Param(jnp.zeros(out_channels))
+        self.stride = stride
+        self.dtype = dtype
+        self.precision = precision
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 d"]:
+        """Convolves a batch."""
+        kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
+        return conv2d(x.astype(self.dtype), kernel, self.stride, self.precision) + bias[None, None, None]

@@ -37,13 +37,26 @@ def _sums_anew(x: Array) -> Array:
 
 
 # Traced once per shape, for all four sums of a group norm.
-_sums = jax.jit(_sums_anew)
+_jitted_sums = jax.jit(_sums_anew)
+
+
+@jax.custom_vjp
+def _sums(x: Array) -> Array:
+    """Sums over pixels; with a derivative of its own, as a rule for batches has none and second derivatives need it."""
+    return _jitted_sums(x)
+
+
+_sums.defvjp(
+    # No pixels are kept, only how many there are.
+    lambda x: (_jitted_sums(x), jnp.zeros((x.shape[1], 0))),
+    lambda pixels, gradient: (jnp.broadcast_to(gradient[:, None], (len(gradient), len(pixels), gradient.shape[-1])),),
+)
 
 
 @_sums_anew.def_vmap
 def _sums_of_batches(axis_size: int, in_batched: list[bool], x: Array) -> tuple[Array, bool]:
     # A batch of batches is one batch; JAX by itself would keep the ones unbatched, and move the axes of `x` for that.
-    return _sums(x.reshape(-1, *x.shape[2:])).reshape(*x.shape[:2], -1), True
+    return _jitted_sums(x.reshape(-1, *x.shape[2:])).reshape(*x.shape[:2], -1), True
 
 
 def _product_with_means(sums: Array, pixels: int) -> Array:

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jaxdiff.networks.convolution import conv2d
+from jaxdiff.networks.blocks import depth_to_space, space_to_depth
+from jaxdiff.networks.convolution import Conv
 from jaxdiff.networks.normalization import group_norm
 from jaxdiff.networks.precision import Dtype, arithmetic
 
@@ -31,7 +32,7 @@ class UNetConfig:
         channels: width of the first level.
         channel_mult: width of each level, as a multiple of `channels`; each level halves the resolution.
         num_res_blocks: residual blocks per level on the way down (one more on the way up).
-        attention_resolutions: resolutions, in pixels, that have self-attention.
+        attention_resolutions: resolutions, in blocks of `patch` pixels, that have self-attention.
         num_heads: attention heads, used where `num_head_channels` is None.
         num_head_channels: channels per attention head.
         in_channels: colours of the image.
@@ -41,6 +42,9 @@ class UNetConfig:
         new_attention_order: split q, k, v before the heads (else the heads before q, k, v).
         num_classes: number of class labels, None for an unconditional network.
         norm_groups: groups of every group norm; 32 in the public checkpoints.
+        patch: side of the blocks of pixels that the network sees as one; 1 in the public checkpoints.
+        middle_attention: self-attention at the lowest resolution too, whatever `attention_resolutions` says. Without
+            any attention the network is fully convolutional.
 
     Raises:
         ValueError: if a width cannot be divided into norm groups or heads, or the image size into levels.
@@ -60,19 +64,30 @@ class UNetConfig:
     new_attention_order: bool = False
     num_classes: int | None = None
     norm_groups: int = 32
+    patch: int = 1
+    middle_attention: bool = True
 
     def __post_init__(self) -> None:
-        # JSON has lists only; a config must stay hashable.
-        object.__setattr__(self, "channel_mult", tuple(self.channel_mult))
-        object.__setattr__(self, "attention_resolutions", tuple(self.attention_resolutions))
-        if self.image_size % (factor := 2 ** (len(self.channel_mult) - 1)):
+        if self.patch < 1:
+            raise ValueError(f"`patch` must be at least 1, got {self.patch}.")
+        if self.image_size % self.size_factor:
+            blocks = f" of blocks of {self.patch} pixels" if self.patch > 1 else ""
             raise ValueError(
-                f"`image_size` must be a multiple of {factor} for {len(self.channel_mult)} levels, "
+                f"`image_size` must be a multiple of {self.size_factor} for {len(self.channel_mult)} levels{blocks}, "
                 f"got {self.image_size}."
             )
         for mult in self.channel_mult:
             if (width := mult * self.channels) % self.norm_groups:
                 raise ValueError(f"`norm_groups` must divide every level's width, got {self.norm_groups} for {width}.")
+
+    @property
+    def size_factor(self) -> int:
+        """What both sides of an image must be multiples of."""
+        return self.patch * 2 ** (len(self.channel_mult) - 1)
+
+    def attends(self, level: int) -> bool:
+        """Whether a level has self-attention."""
+        return self.image_size // self.patch >> level in self.attention_resolutions
 
     def heads(self, width: int) -> int:
         """Returns the number of attention heads of a block with `width` channels."""
@@ -142,33 +157,6 @@ _down.defvjp(lambda x: (_down(x), None), lambda _, gradient: (_up(gradient) / 4,
 _up.defvjp(lambda x: (_up(x), None), lambda _, gradient: (4 * _down(gradient),))
 
 
-class Conv(nnx.Module):
-    """A convolution of odd size with zero padding of half that size, with bias."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        size: int = 3,
-        *,
-        stride: int = 1,
-        zero: bool = False,
-        dtype: Any,
-        precision: jax.lax.Precision,
-        rngs: nnx.Rngs,
-    ):
-        init = nnx.initializers.zeros if zero else nnx.initializers.lecun_normal()
-        self.kernel = nnx.Param(init(rngs.params(), (size, size, in_channels, out_channels)))
-        self.bias = nnx.Param(jnp.zeros(out_channels))
-        self.stride = stride
-        self.dtype = dtype
-        self.precision = precision
-
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 d"]:
-        kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
-        return conv2d(x.astype(self.dtype), kernel, self.stride, self.precision) + bias[None, None, None]
-
-
 class GroupNorm(nnx.Module):
     """Group norm with the statistics in float32 and `epsilon = 1e-5`, as PyTorch has it."""
 
@@ -194,7 +182,7 @@ class ResBlock(nnx.Module):
     """Two convolutions with the time embedding in between, plus a skip connection.
 
     Args:
-        resample: None, or `_down`/`_up`, applied to both branches before the first convolution.
+        resample: None, or "down"/"up", done to both branches before the first convolution.
     """
 
     def __init__(self, config, width, out_width, *, resample=None, **products):
@@ -206,13 +194,15 @@ class ResBlock(nnx.Module):
         self.out_conv = Conv(out_width, out_width, zero=True, **products)
         same = out_width == width
         self.skip = None if same else Conv(width, out_width, 1, **products)
+        # A name and not the function, which could neither be pickled nor copied.
         self.resample = resample
         self.scale_shift_norm = config.scale_shift_norm
 
     def __call__(self, x: Float[Array, "n h w c"], embedding: Float[Array, "n e"]) -> Float[Array, "n h2 w2 d"]:
         hidden = self.in_norm(x, silu=True)
         if self.resample is not None:
-            hidden, x = self.resample(hidden), self.resample(x)
+            resample = _down if self.resample == "down" else _up
+            hidden, x = resample(hidden), resample(x)
         hidden = self.in_conv(hidden)
         shift = self.embed(nnx.silu(embedding)).astype(jnp.float32)
         if self.scale_shift_norm:
@@ -299,35 +289,31 @@ class UNet(nnx.Module):
         classes = config.num_classes
         self.label_embed = None if classes is None else nnx.Embed(classes, emb_width, rngs=rngs)
 
-        first = config.channels * config.channel_mult[0]
-        self.input_blocks: nnx.List[Any] = nnx.List([nnx.List([Conv(config.in_channels, first, **products)])])
+        first, blocks = config.channels * config.channel_mult[0], config.patch**2
+        self.input_blocks: nnx.List[Any] = nnx.List([nnx.List([Conv(config.in_channels * blocks, first, **products)])])
         widths, width = self._build_down(config, first, products)
-        self.middle_block = nnx.List(
-            [
-                ResBlock(config, width, width, **products),
-                AttentionBlock(config, width, **products),
-                ResBlock(config, width, width, **products),
-            ]
-        )
+        middle: list[nnx.Module] = [ResBlock(config, width, width, **products)]
+        if config.middle_attention:
+            middle.append(AttentionBlock(config, width, **products))
+        self.middle_block = nnx.List([*middle, ResBlock(config, width, width, **products)])
         self.output_blocks: nnx.List[Any] = nnx.List()
         width = self._build_up(config, widths, width, products)
         self.out_norm = GroupNorm(width, config.norm_groups)
-        self.out_conv = Conv(width, config.out_channels, zero=True, **products)
+        self.out_conv = Conv(width, config.out_channels * blocks, zero=True, **products)
 
     def _build_down(self, config, width, products) -> tuple[list[int], int]:
         widths = [width]
         for level, mult in enumerate(config.channel_mult):
-            attends = config.image_size >> level in config.attention_resolutions
             for _ in range(config.num_res_blocks):
                 block: list[nnx.Module] = [ResBlock(config, width, mult * config.channels, **products)]
                 width = mult * config.channels
-                if attends:
+                if config.attends(level):
                     block.append(AttentionBlock(config, width, **products))
                 self.input_blocks.append(nnx.List(block))
                 widths.append(width)
             if level < len(config.channel_mult) - 1:
                 down = (
-                    ResBlock(config, width, width, resample=_down, **products)
+                    ResBlock(config, width, width, resample="down", **products)
                     if config.resblock_updown
                     else Downsample(width, **products)
                 )
@@ -337,15 +323,14 @@ class UNet(nnx.Module):
 
     def _build_up(self, config, widths, width, products) -> int:
         for level, mult in reversed(list(enumerate(config.channel_mult))):
-            attends = config.image_size >> level in config.attention_resolutions
             for i in range(config.num_res_blocks + 1):
                 block: list[nnx.Module] = [ResBlock(config, width + widths.pop(), mult * config.channels, **products)]
                 width = mult * config.channels
-                if attends:
+                if config.attends(level):
                     block.append(AttentionBlock(config, width, **products))
                 if level and i == config.num_res_blocks:
                     block.append(
-                        ResBlock(config, width, width, resample=_up, **products)
+                        ResBlock(config, width, width, resample="up", **products)
                         if config.resblock_updown
                         else Upsample(width, **products)
                     )
@@ -387,14 +372,15 @@ class UNet(nnx.Module):
         if self.label_embed is not None and label is not None:
             embedding = embedding + self.label_embed(label)
 
-        hidden, stack = x_t, []
+        hidden, stack = space_to_depth(x_t, self.config.patch), []
         for block in self.input_blocks:
             hidden = self._run(block, hidden, embedding)
             stack.append(hidden)
         hidden = self._run(self.middle_block, hidden, embedding)
         for block in self.output_blocks:
             hidden = self._run(block, jnp.concatenate([hidden, stack.pop()], axis=-1), embedding)
-        return self.out_conv(self.out_norm(hidden, silu=True)).astype(jnp.float32)
+        output = self.out_conv(self.out_norm(hidden, silu=True)).astype(jnp.float32)
+        return depth_to_space(output, self.config.patch)
 
     def _run(self, block: nnx.List, x: Array, embedding: Array) -> Array:
         def run(x: Array, embedding: Array) -> Array:
@@ -405,7 +391,7 @@ class UNet(nnx.Module):
         return (jax.checkpoint(run) if self.remat else run)(x, embedding)
 
     def _check(self, x_t: Array, label: Array | None) -> None:
-        factor = 2 ** (len(self.config.channel_mult) - 1)
+        factor = self.config.size_factor
         if x_t.shape[1] % factor or x_t.shape[2] % factor or x_t.shape[3] != self.config.in_channels:
             raise ValueError(
                 f"`x_t` must be (h, w, {self.config.in_channels}) with sides that are multiples of {factor}, "

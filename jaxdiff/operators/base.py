@@ -8,7 +8,10 @@ import jax.numpy as jnp
 from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, Float
 
+from jaxdiff.pytree import pytree, static
 
+
+@runtime_checkable
 class Operator(Protocol):
     """A forward model `A`, linear or not: a PyTree that is called with an image.
 
@@ -48,6 +51,29 @@ class SpectralOperator(Protocol):
     def data_spectrum(self, y: Array, /) -> Array:
         """Returns `U^H y`."""
         ...
+
+
+@pytree
+class FunctionOperator:
+    """A plain function as an operator; what it closes over becomes part of the compiled program.
+
+    Another function, even with the same text, is compiled anew: write a `pytree` class for operators with numbers.
+
+    Args:
+        function: from an image to what is measured of it.
+    """
+
+    function: Callable[[Array], Array] = static()
+
+    def __call__(self, x: Float[Array, "h w c"]) -> Array:
+        """Calls the function."""
+        return self.function(x)
+
+
+def as_operator(operator: Operator) -> Operator:
+    """Returns an operator as a PyTree: itself, or a plain function wrapped."""
+    is_leaf = jax.tree.leaves(operator) == [operator]
+    return FunctionOperator(operator) if is_leaf else operator
 
 
 def observed(operator: Operator, y: Array) -> Array:

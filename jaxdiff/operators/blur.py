@@ -66,11 +66,12 @@ def _correlate(x: Array, kernel: Array) -> Array:
     (kh, kw), (h, w, _) = kernel.shape, x.shape
     if kh // 2 >= h or kw // 2 >= w:
         raise ValueError(f"`kernel` of {kh}x{kw} is too large to reflect an image of {h}x{w}; use a smaller one.")
+    x = x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(kernel.dtype)
     padded = jnp.pad(x, ((kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0)), mode="reflect")
     # Colours go to the batch axis: every one is blurred alike.
     planes = lax.conv_general_dilated(
         jnp.moveaxis(padded, -1, 0)[:, None],
-        kernel[None, None],
+        kernel[None, None].astype(x.dtype),
         (1, 1),
         "VALID",
         precision=lax.Precision.HIGHEST,  # what was measured must not depend on the accelerator

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal, NamedTuple, Protocol, Self
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +44,7 @@ class Prediction(NamedTuple):
         return self.x0_hat if self.unguided is None else self.unguided
 
 
+@runtime_checkable
 class Prior(Protocol):
     """What samplers and guidance ask of a prior: a network, a closed form, or a prior guided by a measurement."""
 
@@ -127,7 +128,7 @@ class Denoiser:
         """Clips to [-1, 1] where estimates are clipped."""
         return jnp.clip(x0, -1, 1) if self.clip else x0
 
-    def at(self, image_shape: tuple[int, int, int]) -> Self:
+    def at(self, image_shape: tuple[int, int, int]) -> "Denoiser":
         """Returns the prior for images of another size.
 
         Raises:
@@ -162,10 +163,14 @@ class WrappedPrior:
         """The prior's."""
         return self.prior.image_shape
 
+    def predict(self, x_t: Image, t: Time) -> Prediction:
+        """Changes what the prior predicts; every wrapper has its own way."""
+        raise NotImplementedError
+
     def bound(self, x0: Image) -> Image:
         """Bounds as the prior does."""
         return self.prior.bound(x0)
 
-    def at(self, image_shape: tuple[int, int, int]) -> Self:
+    def at(self, image_shape: tuple[int, int, int]) -> "WrappedPrior":
         """Returns the same of the prior at another size."""
         return replace(self, prior=self.prior.at(image_shape))  # pyright: ignore[reportArgumentType]

@@ -5,7 +5,7 @@ They stand where a network would (`Prior`), so that a sampler can be held agains
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from jaxdiff.pytree import pytree
 from jaxdiff.schedule import Schedule
 
 
+@runtime_checkable
 class Covariance(Protocol):
     """A covariance of images as a rotation and its eigenvalues, `C = U diag(lambda) U^T`."""
 
@@ -210,7 +211,7 @@ class GaussianPrior:
         """Returns `x0`: these images have no range."""
         return x0
 
-    def at(self, image_shape: tuple[int, int, int]) -> Self:
+    def at(self, image_shape: tuple[int, int, int]) -> "GaussianPrior":
         """Returns the prior, which knows images of one size.
 
         Raises:

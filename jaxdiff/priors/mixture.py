@@ -1,7 +1,7 @@
 """Mixtures of Gaussian priors, whose posterior means, scores and samples are exact."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +68,7 @@ class MixturePrior:
         """Returns `x0`: these images have no range."""
         return x0
 
-    def at(self, image_shape: tuple[int, int, int]) -> Self:
+    def at(self, image_shape: tuple[int, int, int]) -> "MixturePrior":
         """Returns the prior, which knows images of one size.
 
         Raises:

@@ -6,10 +6,10 @@ they came; `load_prior` says in which to compute.
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,16 +18,26 @@ from flax import nnx
 
 from jaxdiff.disk import new_folder
 from jaxdiff.errors import UserError
+from jaxdiff.networks.ffdnet import FFDNet, FFDNetConfig
 from jaxdiff.networks.precision import Dtype
 from jaxdiff.networks.unet import UNet, UNetConfig
 from jaxdiff.priors.denoiser import Denoiser, Target, Variance
+from jaxdiff.priors.noise_level import ByNoiseLevel
 from jaxdiff.schedule import Schedule, cosine, linear
 
 SHIPPED = Path(__file__).parent.parent / "weights"
 """The folder of the priors that come with the package; their names are the names of its sub-folders."""
 
+NetworkConfig = UNetConfig | FFDNetConfig
+Network = UNet | FFDNet
+AnyNetwork = TypeVar("AnyNetwork", bound=nnx.Module)
+
 _SCHEDULES = {"linear": linear, "cosine": cosine}
 _FORMAT = 1
+
+
+PARTS = ("config.json", "weights", "README.md")
+"""What the folder of a prior consists of."""
 
 
 class PriorError(UserError):
@@ -39,14 +49,14 @@ class PriorConfig:
     """Everything about a prior but its weights.
 
     Args:
-        network: the architecture.
+        network: the architecture; its type says which kind of network it is.
         schedule: `{"kind": "linear" | "cosine", ...}` and the arguments of that function in `jaxdiff.schedule`.
         target: what the network predicts.
         variance: variance of an ancestral step.
         source: where the weights come from (file name and SHA-256, or the training run), for the reader.
     """
 
-    network: UNetConfig
+    network: NetworkConfig
     schedule: Mapping[str, Any] = field(default_factory=lambda: {"kind": "linear"})
     target: Target = "epsilon"
     variance: Variance = "learned_range"
@@ -57,16 +67,44 @@ class PriorConfig:
         options = dict(self.schedule)
         return _SCHEDULES[options.pop("kind")](**options)
 
-    def make_denoiser(self, network: UNet) -> Denoiser:
+    @property
+    def kind(self) -> str:
+        """Name of the kind of network."""
+        return next(name for name, kind in _KINDS.items() if isinstance(self.network, kind.config))
+
+    def make_denoiser(self, network: Network) -> Denoiser:
         """Wraps a network of this configuration as a denoiser."""
         size, channels = self.network.image_size, self.network.in_channels
+        schedule = self.make_schedule()
         return Denoiser(
-            network=network,
-            schedule=self.make_schedule(),
+            network=_KINDS[self.kind].of_time(network, schedule),
+            schedule=schedule,
             image_shape=(size, size, channels),
             target=self.target,
             variance=self.variance,
         )
+
+
+class _Kind(NamedTuple):
+    """A kind of network.
+
+    Attributes:
+        config: class of its configuration.
+        network: its class, made as `network(config, dtype=, remat=, rngs=)`.
+        of_time: makes a function of `x_t` and `t` of a network, given the noise schedule.
+    """
+
+    config: type[NetworkConfig]
+    network: type[Network]
+    of_time: Callable[[Any, Schedule], Callable[..., jax.Array]]
+
+
+_KINDS = {
+    "unet": _Kind(UNetConfig, UNet, lambda network, schedule: network),
+    "ffdnet": _Kind(
+        FFDNetConfig, FFDNet, lambda network, schedule: ByNoiseLevel(network, schedule, network.config.max_sigma)
+    ),
+}
 
 
 def parameters(network: nnx.Module) -> dict[str, jax.Array]:
@@ -75,7 +113,7 @@ def parameters(network: nnx.Module) -> dict[str, jax.Array]:
     return {".".join(map(str, path)): variable[...] for path, variable in flat}
 
 
-def with_parameters(network: UNet, weights: Mapping[str, Any]) -> UNet:
+def with_parameters(network: AnyNetwork, weights: Mapping[str, Any]) -> AnyNetwork:
     """Returns a copy of `network` (which may be abstract) that holds `weights`, strictly checked.
 
     Raises:
@@ -97,7 +135,7 @@ def with_parameters(network: UNet, weights: Mapping[str, Any]) -> UNet:
         (path, v.replace(jnp.asarray(weights[".".join(map(str, path))], v.dtype)))
         for path, v in nnx.to_flat_state(state)
     ]
-    complete: UNet = nnx.merge(graph, nnx.from_flat_state(flat))
+    complete: AnyNetwork = nnx.merge(graph, nnx.from_flat_state(flat))
     complete.eval()
     return complete
 
@@ -112,16 +150,21 @@ def save_prior(
     """Writes a prior; the folder appears complete or not at all.
 
     Raises:
-        FileExistsError: if `directory` exists, is not empty, and `overwrite` is not set.
+        FileExistsError: if `directory` may not be replaced: it is not empty and `overwrite` is not set, or it holds
+            anything that is no part of a prior.
         PriorError: if the weights do not fit the configuration.
     """
     with_parameters(_abstract(config), weights)
-    description = asdict(config) | {
-        "format": _FORMAT,
-        "parameters": int(sum(np.size(w) for w in weights.values())),
-        "dtypes": sorted({str(np.asarray(w).dtype) for w in weights.values()}),
-    }
-    with new_folder(directory, overwrite=overwrite) as partial:
+    description = (
+        {"kind": config.kind}
+        | asdict(config)
+        | {
+            "format": _FORMAT,
+            "parameters": int(sum(np.size(w) for w in weights.values())),
+            "dtypes": sorted({str(np.asarray(w).dtype) for w in weights.values()}),
+        }
+    )
+    with new_folder(directory, PARTS, overwrite=overwrite) as partial:
         _write_weights(partial / "weights", weights)
         (partial / "config.json").write_text(json.dumps(description, indent=2) + "\n")
 
@@ -135,6 +178,11 @@ def read_prior(directory: str | os.PathLike) -> tuple[dict[str, np.ndarray], Pri
     import orbax.checkpoint as ocp  # importing Orbax takes as long as the rest of the package
 
     config = read_config(directory)
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # no fault of the file
+        reason = (str(error).strip().splitlines() or ["there is none of the kind asked for"])[0].rstrip(".")
+        raise UserError(f"JAX cannot start its devices ({reason}); JAX_PLATFORMS=cpu takes the CPU.") from error
     try:
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
             weights = checkpointer.restore(Path(directory).resolve() / "weights")
@@ -160,8 +208,13 @@ def read_config(directory: str | os.PathLike) -> PriorConfig:
         found = json.loads(path.read_text())
         if found["format"] != _FORMAT:
             raise PriorError(f"{path} has format {found['format']}, this version reads {_FORMAT}.")
+        kind = found.get("kind", "unet")
+        if kind not in _KINDS:
+            raise PriorError(f"{path} is of kind {kind!r}, this version reads {', '.join(_KINDS)}.")
+        # JSON has lists only; a configuration must stay hashable.
+        network: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found["network"].items()}
         return PriorConfig(
-            network=UNetConfig(**found["network"]),
+            network=_KINDS[kind].config(**network),
             **{k: found[k] for k in ("schedule", "target", "variance", "source")},
         )
     except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -190,9 +243,9 @@ def load_prior(name: str | os.PathLike = "faces-32", *, dtype: Dtype = "float32"
     return config.make_denoiser(with_parameters(_abstract(config, dtype, remat), weights))
 
 
-def _abstract(config: PriorConfig, dtype: Dtype = "float32", remat: bool = False) -> UNet:
-    network: Any = nnx.eval_shape(lambda: UNet(config.network, dtype=dtype, remat=remat, rngs=nnx.Rngs(0)))
-    return network
+def _abstract(config: PriorConfig, dtype: Dtype = "float32", remat: bool = False) -> Any:
+    make: Any = _KINDS[config.kind].network
+    return nnx.eval_shape(lambda: make(config.network, dtype=dtype, remat=remat, rngs=nnx.Rngs(0)))
 
 
 def _write_weights(path: Path, weights: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ Everything here is a pure function; the loop with its files and pictures is `exp
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,17 @@ from flax import nnx
 from jax.scipy.stats import norm
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jaxdiff.networks.unet import UNet
 from jaxdiff.priors.denoiser import Target, Variance
 from jaxdiff.schedule import Schedule
+
+
+@runtime_checkable
+class BatchNetwork(Protocol):
+    """A network of several images, each with its own time."""
+
+    def batch(self, x_t: Any, t: Any, /) -> Any:
+        """Predicts, `(n, h, w, c)` to `(n, h, w, d)`."""
+        ...
 
 
 class TrainState(NamedTuple):
@@ -44,21 +52,23 @@ def target_of(target: Target, schedule: Schedule, x0: Array, eps: Array, t: Arra
     return alpha_t * eps - sigma_t * x0
 
 
-def stratified_times(key: PRNGKeyArray, n: int, num_times: int) -> Int[Array, " n"]:
-    """Draws `n` uniform times, one from each of `n` equal slices of the schedule."""
+def stratified_times(key: PRNGKeyArray, n: int, num_times: int, first: int = 0) -> Int[Array, " n"]:
+    """Draws `n` uniform times from `first` to `num_times - 1`, one from each of `n` equal slices."""
     position = (jnp.arange(n) + jax.random.uniform(key, (n,))) / n
-    return jnp.minimum((position * num_times).astype(int), num_times - 1)
+    span = num_times - first
+    return first + jnp.minimum((position * span).astype(int), span - 1)
 
 
 def diffusion_loss(
-    network: UNet,
+    network: BatchNetwork,
     schedule: Schedule,
     key: PRNGKeyArray,
     x0: Float[Array, "n h w c"],
     *,
     target: Target,
     variance: Variance,
-) -> tuple[Float[Array, ""], dict[str, Float[Array, " n"]]]:
+    first_time: int = 0,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, " n"] | Int[Array, " n"]]]:
     r"""The mean squared error of the prediction, plus the bound on the variance where that is learned.
 
     .. math:: L = \mathbb{E} \lVert \text{target} - \text{output} \rVert^2 + \tfrac{T}{1000} L_\text{vlb}
@@ -70,6 +80,7 @@ def diffusion_loss(
         x0: clean images in [-1, 1].
         target: what the first `c` channels predict.
         variance: "learned_range" adds the bound, in bits per value, which trains the last `c` channels only.
+        first_time: the smallest time that is drawn; above 0 for a network of high noise levels only.
 
     Returns:
         The loss, and per image the time `t` and the squared error of the implied `eps_hat` (comparable between
@@ -80,9 +91,9 @@ def diffusion_loss(
         Nichol & Dhariwal, 2021, https://arxiv.org/abs/2102.09672, equation 16 (hybrid loss).
     """
     key_t, key_eps = jax.random.split(key)
-    t = stratified_times(key_t, len(x0), schedule.num_times)
+    t = stratified_times(key_t, len(x0), schedule.num_times, first_time)
     eps = jax.random.normal(key_eps, x0.shape)
-    alpha_t, sigma_t = jax.tree.map(lambda a: a[:, None, None, None], schedule(t))
+    alpha_t, sigma_t = jax.tree.map(lambda a: a[:, None, None, None], jax.vmap(schedule)(t))
     x_t = alpha_t * x0 + sigma_t * eps
     output = network.batch(x_t, t)
     bound = jnp.zeros(())
@@ -182,6 +193,7 @@ def make_train_step(
     *,
     target: Target,
     variance: Variance,
+    first_time: int = 0,
     decay: float = 0.999,
 ) -> Callable[[TrainState, PRNGKeyArray, Array], tuple[TrainState, dict[str, Array]]]:
     """Returns a pure function `(state, key, x0) -> (state, report)`, to be jitted by the caller.
@@ -192,12 +204,13 @@ def make_train_step(
         schedule: the noise schedule.
         target: what the network predicts.
         variance: whether it learns the variance too.
+        first_time: the smallest time that is drawn.
         decay: of the averaged weights.
     """
 
     def loss_of(weights, key, x0):
         network = nnx.merge(graph, weights)
-        return diffusion_loss(network, schedule, key, x0, target=target, variance=variance)
+        return diffusion_loss(network, schedule, key, x0, target=target, variance=variance, first_time=first_time)
 
     def train_step(state: TrainState, key: PRNGKeyArray, x0: Array) -> tuple[TrainState, dict[str, Array]]:
         (loss, report), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.weights, key, x0)

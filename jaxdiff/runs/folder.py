@@ -4,8 +4,7 @@ import io
 import json
 import platform
 import shlex
-import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
@@ -17,7 +16,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxdiff import __version__
-from jaxdiff.disk import write_atomically
+from jaxdiff.disk import claim_folder, write_atomically
 from jaxdiff.errors import UserError
 from jaxdiff.priors.denoiser import Denoiser
 from jaxdiff.priors.storage import parameters
@@ -86,22 +85,35 @@ def command_line(program: str, config: Any) -> str:
     return shlex.join(words)
 
 
-def open_folder(path: Path, settings: Mapping[str, Any], *, command: str, resume: bool, overwrite: bool) -> None:
+def open_folder(
+    path: Path,
+    program: str,
+    settings: Mapping[str, Any],
+    *,
+    command: str,
+    resume: bool,
+    overwrite: bool,
+    inputs: Iterable[Path | None] = (),
+) -> None:
     """Makes a result folder with `config.json`, `command.txt` and `env.json`, or finds the one to go on with.
 
     Args:
         path: the folder.
+        program: how the script is called; only its own folders are written into.
         settings: everything that decides the numbers, beside the environment.
         command: what makes these results again.
         resume: go on with what an interrupted run of the same settings has left.
-        overwrite: remove the samples of whatever run was there.
+        overwrite: remove what an earlier run of the program has written there, and nothing else.
+        inputs: files that the script reads, none of which may lie in the folder.
 
     Raises:
-        UserError: if the folder holds results and neither flag is given, or they are of other settings.
+        UserError: if the folder is not the program's, holds results and neither flag is given, or they are of other
+            settings.
     """
     settings = json.loads(json.dumps({**settings, "environment": environment()}, default=str))
     config = path / "config.json"
-    if config.exists() and not overwrite:
+    known = claim_folder(path, program, inputs=inputs, clear=overwrite)
+    if known and config.exists():
         if not resume:
             raise UserError(f"{path} holds results already; --resume goes on with them, --overwrite replaces them.")
         others = _differences(_read_settings(config), settings)
@@ -110,12 +122,6 @@ def open_folder(path: Path, settings: Mapping[str, Any], *, command: str, resume
                 f"{path} holds results of other settings ({', '.join(others)}); repeat the command in "
                 f"{path / 'command.txt'}, choose another --out, or replace them with --overwrite."
             )
-    elif overwrite:
-        shutil.rmtree(path / "samples", ignore_errors=True)
-    try:
-        (path / "samples").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to {path}: {error.strerror}; choose another --out.") from error
     write_json(path / "env.json", environment())
     write_atomically(path / "command.txt", command + "\n")
     write_json(config, {"settings": settings})

@@ -1,10 +1,7 @@
 """The table of methods: one row each, with its defaults, their sources, its flags, and what helps when it goes wrong.
 
-Command line, scripts, the bench of exact posteriors and the tests read this table. It is free of JAX until a method is
-set up, so that a command line starts at once.
-
-Step sizes in the literature belong to 256x256 images and 1000 steps. They are given in those units and scaled: `zeta`
-follows `jaxdiff.scale_zeta`, gamma `jaxdiff.scale_gamma`.
+Command line, scripts, the bench of exact posteriors and the tests read this table. A new method is one row, and a
+function in `jaxdiff.runs.setups` unless it is a guided prior.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,104 +9,23 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from jaxdiff.errors import UserError, check_name
+from jaxdiff.runs.setups import (
+    PRIOR_VARIANCE,
+    TASKS,
+    HyperParameters,
+    Run,
+    Setup,
+    dps,
+    dps_likelihood,
+    dps_norm,
+    guided,
+    score_ald,
+    sdedit,
+)
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from jaxdiff.measurement import Measurement
     from jaxdiff.priors.denoiser import Prior
-    from jaxdiff.schedule import Schedule
-
-TASKS = {"inpaint": "inpainting", "deblur": "deblurring", "denoise": "denoising"}
-"""What a method can be set up for, and its name in words."""
-
-WEIGHTINGS = ("over_gamma", "over_variance", "twice_over_variance")
-"""ScoreALD's weightings, by the names of their functions."""
-
-ROUNDING = 2 / 255 / 12**0.5
-"""Standard deviation of what 8 bits round off: the noise of pictures said to have none, for methods that need some."""
-
-
-@dataclass(frozen=True)
-class HyperParameters:
-    """What may be chosen by hand, in the units of the literature (256x256, 1000 steps); None takes the default.
-
-    Attributes:
-        zeta: step size of DPS and DPSNorm; weight of DPSLikelihood.
-        gamma: ScoreALD's gamma at `t = 0` and at `t = T - 1`.
-        weighting: ScoreALD's weighting, by the name of its function.
-        start: SDEdit's start time.
-        iterations: of conjugate gradients, for guided priors that solve a system.
-    """
-
-    zeta: float | None = None
-    gamma: tuple[float, float] | None = None
-    weighting: str | None = None
-    start: int | None = None
-    iterations: int | None = None
-
-
-@dataclass(frozen=True)
-class Run:
-    """A sampler ready to run.
-
-    Attributes:
-        sampler: the algorithm with its measurement.
-        times: the times of its steps.
-        settings: the hyper-parameters actually used.
-        state: where the chains start, stacked; the sampler's `init` by default.
-        method: the key in `METHODS` of the row that set it up; empty for none.
-    """
-
-    sampler: Any
-    times: "np.ndarray"
-    settings: dict[str, Any]
-    state: Any = None
-    method: str = ""
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What a method is set up with.
-
-    Attributes:
-        task: a key of `TASKS`, which decides the defaults.
-        prior: the prior.
-        measurement: what was measured.
-        steps: of a whole chain.
-        chosen: hyper-parameters that are not to be the defaults.
-    """
-
-    task: str
-    prior: "Prior"
-    measurement: "Measurement"
-    steps: int
-    chosen: HyperParameters = HyperParameters()
-
-    @property
-    def times(self) -> "np.ndarray":
-        """All times of a chain from noise to image."""
-        from jaxdiff.schedule import time_grid
-
-        return time_grid(self.prior.schedule.num_times, self.steps)
-
-    @property
-    def noisy(self) -> "Measurement":
-        """The measurement, with at least the noise of rounding to 8 bits."""
-        from jaxdiff.measurement import Measurement
-        from jaxdiff.noise import GaussianNoise
-
-        measurement = self.measurement
-        if isinstance(measurement.noise, GaussianNoise) and measurement.noise.sigma_y < ROUNDING:
-            return Measurement(measurement.operator, measurement.y, ROUNDING)
-        return measurement
-
-    def zeta(self, default: float) -> float:
-        """Returns the step size asked for, or the default."""
-        zeta = default if self.chosen.zeta is None else self.chosen.zeta
-        if not 0 <= zeta < float("inf"):
-            raise UserError(f"zeta must be zero or positive, got {zeta}.")
-        return zeta
 
 
 @dataclass(frozen=True)
@@ -162,120 +78,6 @@ def make_run(
     run = row.make(Setup(check_name(task, list(TASKS), "task"), prior, measurement, steps, chosen))
     return replace(run, method=method)
 
-
-def matched_time(schedule: "Schedule", sigma_y: float) -> int:
-    """Returns the first time at which the forward process has at least the noise of `x0 + sigma_y eps`."""
-    import jax.numpy as jnp
-    import numpy as np
-
-    alpha, sigma = (np.asarray(table) for table in schedule(jnp.arange(schedule.num_times)))
-    return int(min(np.searchsorted(sigma / alpha, sigma_y), schedule.num_times - 1))
-
-
-SDEDIT_START = 500
-"""SDEdit's start time: used by Zhu, best in Qi."""
-
-
-def sdedit(setup: Setup) -> Run:
-    """From the measurement, noised to a start time; for denoising from the measurement's own noise level."""
-    from jaxdiff.samplers import SDEdit
-    from jaxdiff.schedule import time_grid
-
-    prior, measurement, start = setup.prior, setup.measurement, setup.chosen.start
-    num_times = prior.schedule.num_times
-    if setup.task == "denoise" and start is None:
-        # From there DDPM's chain draws from the posterior itself.
-        start = matched_time(prior.schedule, float(measurement.sigma_y))
-        times = time_grid(num_times, min(setup.steps, start + 1), start)
-        settings = {"start": start, "steps": len(times) - 1, "form": "the measurement's noise counts"}
-        return Run(SDEdit(prior, measurement, noise_counts=True), times, settings)
-    start = min(SDEDIT_START, num_times - 1) if start is None else start
-    if not 0 <= start < num_times:
-        raise UserError(f"SDEdit's start time must be between 0 and {num_times - 1}, got {start}.")
-    part = max(round(setup.steps * (start + 1) / num_times), 1)
-    return Run(SDEdit(prior, measurement), time_grid(num_times, part, start), {"start": start, "steps": part})
-
-
-GAMMA = {"inpaint": (28.0, 33.0), "deblur": (10.0, 15.0), "denoise": (28.0, 33.0)}
-"""Jacques' best gamma at t = 0 and t = T - 1, for the weighting 1 / gamma."""
-
-
-def score_ald(setup: Setup) -> Run:
-    """With gammas scaled to the number of steps."""
-    from jaxdiff import samplers
-
-    weighting = check_name(setup.chosen.weighting or "over_gamma", WEIGHTINGS, "weighting")
-    function = getattr(samplers, weighting)
-    gammas = setup.chosen.gamma or GAMMA[setup.task]
-    if not all(0 < gamma < float("inf") for gamma in gammas):
-        raise UserError(f"ScoreALD's gamma must be positive, got {gammas[0]} and {gammas[1]}.")
-    num_times = setup.prior.schedule.num_times
-    clean, noisy = (samplers.scale_gamma(gamma, function, setup.steps, num_times) for gamma in gammas)
-    sampler = samplers.ScoreALD(setup.prior, setup.measurement, clean, noisy, function)
-    return Run(sampler, setup.times, {"weighting": weighting, "gamma_clean": clean, "gamma_noisy": noisy})
-
-
-ZETA = {"inpaint": 1.0, "deblur": 0.3, "denoise": 1.0}
-"""At 256x256: Zhu and Jacques use 1.0 for the box and 0.3 for the blur. For random inpainting 1.0 has Jacques' best
-PSNR, and Zhu's 0.1 fails. Denoising, which they do not try, takes the value of inpainting."""
-
-SMALL_ZETA = ZETA | {"deblur": 1.0}
-"""Below 256x256. Scaled down, the blur's 0.3 is too weak: on `faces-32` it leaves a residual of 1.4 times the noise.
-Chosen by trying 0.15 to 1.5 on held-out faces 0 to 2."""
-
-
-def dps(setup: Setup) -> Run:
-    """The reports' form, with a step of a length that is scaled to image and steps."""
-    from jaxdiff.samplers import DPS, scale_zeta
-
-    prior = setup.prior
-    defaults = ZETA if min(prior.image_shape[:2]) >= 256 else SMALL_ZETA
-    zeta = scale_zeta(setup.zeta(defaults[setup.task]), prior.image_shape, setup.steps)
-    return Run(DPS(prior, setup.measurement, zeta), setup.times, {"form": "unit gradient", "zeta": zeta})
-
-
-NORM_ZETA = {"inpaint": 0.5, "deblur": 0.3, "denoise": 0.5}
-"""The authors' configurations: 0.5 for inpainting, 0.3 for blurs; denoising, which they lack, as inpainting."""
-
-
-def dps_norm(setup: Setup) -> Run:
-    """The form of the authors' code."""
-    from jaxdiff.samplers import DPSNorm, scale_zeta
-
-    zeta = scale_zeta(setup.zeta(NORM_ZETA[setup.task]), setup.prior.image_shape, setup.steps)
-    return Run(DPSNorm(setup.prior, setup.measurement, zeta), setup.times, {"form": "norm", "zeta": zeta})
-
-
-LIKELIHOOD_ZETA = 0.2
-"""DPSLikelihood's weight in 1000 steps; longer steps overshoot sooner, so that it goes with their number. The
-likelihood itself, 1.0, overshoots where pixels go together. Chosen among 0.1, 0.2 and 0.4 on held-out face 0."""
-
-
-def dps_likelihood(setup: Setup) -> Run:
-    """The form of the theory, with a weight that is scaled to the number of steps."""
-    from jaxdiff.samplers import DPSLikelihood
-
-    zeta = setup.zeta(LIKELIHOOD_ZETA) * setup.steps / setup.prior.schedule.num_times
-    return Run(DPSLikelihood(setup.prior, setup.noisy, zeta), setup.times, {"form": "likelihood", "zeta": zeta})
-
-
-def guided(name: str, **defaults: Any) -> Callable[[Setup], Run]:
-    """Returns what sets up a guided prior, by the name of its class, under DDPM's step."""
-
-    def make(setup: Setup) -> Run:
-        from jaxdiff import guidance
-        from jaxdiff.samplers import DDPM
-
-        asked = {} if setup.chosen.iterations is None else {"iterations": setup.chosen.iterations}
-        prior = getattr(guidance, name)(setup.prior, setup.noisy, **defaults, **asked)
-        found = {name: getattr(prior, name) for name in ("prior_variance", "iterations") if hasattr(prior, name)}
-        return Run(DDPM(prior), setup.times, {"integrator": "DDPM", **found})
-
-    return make
-
-
-PRIOR_VARIANCE = 0.25
-"""Variance of an entry that PiGDM assumes: about that of photographs in [-1, 1]."""
 
 _ZETA_ADVICE: dict[str, Any] = {"weaker": "lower --zeta", "stronger": "raise --zeta"}
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, Key, UInt8
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
@@ -59,7 +59,7 @@ class Drawn:
     """
 
     samples: Float[np.ndarray, "n h w c"]
-    frames: UInt8[np.ndarray, "f h w c"]
+    frames: UInt8[np.ndarray, "f h 2*w c"]
     timing: Timing
     resumed: bool
     curve: Diagnosis | None = None
@@ -94,7 +94,7 @@ class _Sitting:
         running = max(time.monotonic() - self.started - self.compiling, 0.0)
         return Timing(self.earlier.compile_seconds + self.compiling, self.earlier.run_seconds + running)
 
-    def read(self, run: Run, keys: PRNGKeyArray, observed: bool) -> None:
+    def read(self, run: Run, keys: Key[Array, " n"], observed: bool) -> None:
         """Finds where an earlier sitting with batches of the same size, observed alike, stood."""
         if not self.partial.exists():
             return
@@ -172,7 +172,7 @@ def _curve(kept: dict[str, np.ndarray]) -> Diagnosis | None:
     return Diagnosis(*(kept[name] for name in names)) if all(name in kept for name in names) else None
 
 
-def sample_keys(seed: int, count: int) -> PRNGKeyArray:
+def sample_keys(seed: int, count: int) -> Key[Array, " n"]:
     """Returns the keys of samples 0, 1, ...; asking for more of them changes none."""
     root = jax.random.fold_in(jax.random.key(seed), 2)
     return jax.vmap(lambda k: jax.random.fold_in(root, k))(jnp.arange(count))
@@ -181,7 +181,7 @@ def sample_keys(seed: int, count: int) -> PRNGKeyArray:
 def draw(
     title: str,
     run: Run,
-    keys: PRNGKeyArray,
+    keys: Key[Array, " n"],
     store: Path,
     console: Console,
     *,

@@ -12,9 +12,8 @@ from jaxdiff.metrics.diagnosis import Diagnosis, Remedies, Verdict, verdict
 from jaxdiff.metrics.lpips import LPIPS, LPIPSWeightsNotFound, load_lpips
 from jaxdiff.metrics.pixels import psnr, ssim
 from jaxdiff.runs.methods import METHODS
-from jaxdiff.runs.tables import Row
+from jaxdiff.runs.tables import NOT_AVAILABLE, Row
 
-NOT_AVAILABLE = "n/a"
 HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "lpips_vgg": False, "lpips_alex": False}
 LABELS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "lpips_vgg": "LPIPS (vgg)", "lpips_alex": "LPIPS (alex)"}
 

@@ -10,6 +10,9 @@ from jaxdiff.disk import write_atomically
 Row = dict[str, str | int | float]
 """A line of a table: the value in each column."""
 
+NOT_AVAILABLE = "n/a"
+"""What stands where there is no value."""
+
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
     """Writes rows with the same keys as a table."""

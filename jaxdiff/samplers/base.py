@@ -1,7 +1,7 @@
 """What every sampler shares: the loop over diffusion time, the forward process, and the ancestral step."""
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ State = TypeVar("State")
 Seen = TypeVar("Seen")
 
 
+@runtime_checkable
 class Sampler(Protocol[State]):
     """An algorithm: where a chain starts, and how it goes from time `t` to the next time `s`.
 
@@ -50,6 +51,7 @@ class ImageSampler:
         return state
 
 
+@runtime_checkable
 class Observer(Protocol[Seen]):
     """Looks at every step of a chain, and remembers something of it; a PyTree like a sampler."""
 
@@ -69,7 +71,7 @@ def sample(
     key: PRNGKeyArray,
     times: Int[Array, " n"] | np.ndarray,
     *,
-    visits: Int[Array, " n-1"] | np.ndarray | None = None,
+    visits: Int[Array, " steps"] | np.ndarray | None = None,
     state: State | None = None,
     trace: Callable[[State, Prediction], Any] = lambda state, prediction: None,
 ) -> tuple[State, Any]:
@@ -91,7 +93,11 @@ def sample(
 
     Returns:
         The last state (`sampler.image` makes an image of it), and the stacked traces.
+
+    Raises:
+        ValueError: if a time is known and outside of the prior's table.
     """
+    check_times(sampler, times)
     visits = visit_numbers(times) if visits is None else visits
     times, visits = jnp.asarray(times), jnp.asarray(visits)
     start = sampler.init(jax.random.fold_in(key, jnp.int32(-1)), times[0]) if state is None else state
@@ -104,7 +110,20 @@ def sample(
     return jax.lax.scan(body, start, (times[:-1], times[1:], visits))
 
 
-def visit_numbers(times: Int[Array, " n"] | np.ndarray) -> Int[Array | np.ndarray, " n-1"]:
+def check_times(sampler: Any, times: Int[Array, " n"] | np.ndarray) -> None:
+    """Raises a ValueError if a time is known and outside of the table of the sampler's prior.
+
+    An index outside of the table would be clamped by JAX in silence.
+    """
+    if isinstance(times, Tracer):
+        return
+    values, prior = np.asarray(times), getattr(sampler, "prior", None)
+    last = np.inf if prior is None else prior.schedule.num_times - 1
+    if values.dtype.kind not in "iu" or values.min() < -1 or values.max() > last:
+        raise ValueError(f"`times` must be whole numbers from -1, the clean image, to {last}, got {values.tolist()}.")
+
+
+def visit_numbers(times: Int[Array, " n"] | np.ndarray) -> Int[Array | np.ndarray, " steps"]:
     """Returns for every step how many steps before it start at the same time.
 
     The initial noise counts as one at -1.

@@ -1,0 +1,48 @@
+"""The training script on a tiny network."""
+
+import csv
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import train_faces
+from jaxdiff import load_prior
+from jaxdiff.errors import UserError
+from jaxdiff.images.files import read_image, write_image
+from jaxdiff.priors.storage import parameters
+
+
+@pytest.mark.slow
+def test_training_runs_resumes_and_leaves_a_prior(tmp_path, capsys):
+    config = train_faces.Config(
+        out=tmp_path / "run", size=16, steps=4, batch_size=4, channels=8, channel_mult=(1, 2), norm_groups=4,
+        attention_resolutions=(8,), checkpoint_every=2, sample_every=4, sample_steps=2, variance="learned_range",
+    )  # fmt: skip
+    train_faces.main(config)
+    denoiser: Any = load_prior(tmp_path / "run" / "prior")
+    assert (denoiser.target, denoiser.variance, denoiser.image_shape) == ("v", "learned_range", (16, 16, 3))
+    assert read_image(tmp_path / "run" / "samples_000004.png").std() > 0
+    assert read_image(tmp_path / "run" / "loss.png").min() < 1
+    with (tmp_path / "run" / "loss.csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["4"]
+    train_faces.main(replace(config, steps=6))
+    assert "going on from step 4" in capsys.readouterr().out
+    longer: Any = load_prior(tmp_path / "run" / "prior")
+    new, old = parameters(longer.network), parameters(denoiser.network)
+    assert any((new[name] != old[name]).any() for name in new)
+
+
+def test_training_on_a_folder_reads_and_flips_its_images(tmp_path):
+    ramp = np.broadcast_to(np.linspace(-1, 1, 16, dtype=np.float32)[None, :, None], (16, 16, 3))
+    write_image(tmp_path / "ramp.png", ramp)
+    one = train_faces.image_source(train_faces.Config(data=tmp_path, size=16))
+    images = np.asarray(jax.vmap(one)(jax.random.split(jax.random.key(0), 16)))
+    flipped = np.abs(images - ramp[:, ::-1]).max((1, 2, 3)) < 0.01
+    straight = np.abs(images - ramp).max((1, 2, 3)) < 0.01
+    assert (flipped ^ straight).all()
+    assert 0 < flipped.sum() < 16
+    with pytest.raises(UserError, match="no png"):
+        train_faces.image_source(train_faces.Config(data=tmp_path / "empty"))

@@ -1,0 +1,189 @@
+"""Laws of operators, on every row of the table, against matrices and functions written down by hand."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdiff.operators import (
+    Blur,
+    BoxMask,
+    CircularBlur,
+    GaussianBlur,
+    Identity,
+    Mask,
+    RandomMask,
+    SpectralOperator,
+    adjoint,
+    observed,
+    pinv,
+)
+from jaxdiff.operators.base import is_linear
+from tests.conftest import OPERATORS, SHAPE, OperatorRow, lopsided_kernel
+
+LINEAR = {name: row for name, row in OPERATORS.items() if row.matrix is not None}
+SPECTRAL = {name: row for name, row in LINEAR.items() if isinstance(row.make(), SpectralOperator)}
+all_rows = pytest.mark.parametrize("row", OPERATORS.values(), ids=OPERATORS)
+linear_rows = pytest.mark.parametrize("row", LINEAR.values(), ids=LINEAR)
+spectral_rows = pytest.mark.parametrize("row", SPECTRAL.values(), ids=SPECTRAL)
+
+
+def images(seed: int, count: int = 1) -> jax.Array:
+    return jax.random.normal(jax.random.key(seed), (count, *SHAPE))
+
+
+def expected(row: OperatorRow, x: Any) -> np.ndarray:
+    x64 = np.asarray(x, np.float64)
+    return row.function(x64).ravel() if row.function else row.matrix @ x64.ravel()  # pyright: ignore
+
+
+@all_rows
+def test_equals_its_definition_as_it_is_and_compiled(row):
+    operator, (x,) = row.make(), images(2)
+    for apply in (operator, jax.jit(lambda x: operator(x))):
+        np.testing.assert_allclose(np.ravel(apply(x)), expected(row, x), atol=5e-6)
+
+
+@all_rows
+def test_the_shape_of_a_measurement_is_known_before_and_so_is_what_is_observed(row):
+    operator, (x,) = row.make(), images(3)
+    y = operator(x)
+    assert jax.eval_shape(operator, jax.ShapeDtypeStruct(SHAPE, jnp.float32)).shape == y.shape
+    seen = np.ravel(observed(operator, y))
+    wanted = np.ones(y.size) if row.matrix is None else (row.matrix != 0).any(1)
+    np.testing.assert_array_equal(seen, wanted)
+
+
+@all_rows
+def test_gradients_are_those_of_finite_differences(row):
+    operator, (x, direction) = row.make(), images(4, 2)
+    loss = lambda x: jnp.sum(operator(x) ** 2) / 2
+    slope, step, x64 = float(jnp.vdot(jax.grad(loss)(x), direction)), 1e-5, np.asarray(x, np.float64)
+    ahead, behind = (expected(row, x64 + sign * step * np.asarray(direction)) for sign in (1, -1))
+    np.testing.assert_allclose(slope, (ahead @ ahead - behind @ behind) / (4 * step), rtol=1e-4)
+
+
+@all_rows
+def test_stacked_operators_run_in_one_vmap(row):
+    operator, x = row.make(), images(5, 2)
+    leaves = lambda scale: jax.tree.map(lambda leaf: jnp.asarray(leaf) * scale, operator)
+    numbers = [1, 1] if isinstance(operator, BoxMask) else [1.0, 0.5]
+    if not jax.tree.leaves(operator):
+        together, alone = jax.vmap(operator)(x), [operator(image) for image in x]
+    else:
+        stacked = jax.tree.map(lambda *parts: jnp.stack(parts), *map(leaves, numbers))
+        together = jax.vmap(lambda one, image: one(image))(stacked, x)
+        alone = [leaves(scale)(image) for scale, image in zip(numbers, x, strict=True)]
+    np.testing.assert_allclose(together, jnp.stack(alone), atol=1e-6)
+
+
+@all_rows
+def test_only_the_linear_ones_are_called_linear(row):
+    assert is_linear(row.make(), jax.ShapeDtypeStruct(SHAPE, jnp.float32)) == (row.matrix is not None)
+
+
+@linear_rows
+def test_the_adjoint_is_the_transpose(row):
+    operator, (x, z) = row.make(), images(1, 2)
+    y = operator(z)
+    back = adjoint(operator, x)(y)
+    np.testing.assert_allclose(jnp.vdot(operator(x), y), jnp.vdot(x, back), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(np.ravel(back), row.matrix.T @ np.ravel(y), atol=1e-5)
+
+
+@linear_rows
+def test_the_pseudo_inverse_is_that_of_the_matrix(row):
+    operator, (x,) = row.make(), images(3)
+    y = operator(x)
+    found = pinv(operator, x, maxiter=300)(y)
+    # Conjugate gradients meet the smallest singular values last; 1e-3 of an image is their residual here.
+    np.testing.assert_allclose(operator(found), y, atol=1e-3)
+    np.testing.assert_allclose(np.ravel(found), np.linalg.pinv(row.matrix) @ np.ravel(y), atol=2e-2)
+
+
+@pytest.mark.parametrize("name", ["mask", "box", "random", "circular blur"])
+def test_a_closed_pseudo_inverse_equals_conjugate_gradients(name):
+    operator, (x, y) = OPERATORS[name].make(), images(4, 2)
+    iterative = pinv(operator, x, ridge=1e-7, maxiter=300)(observed(operator, y) * y)
+    np.testing.assert_allclose(pinv(operator, x)(y), iterative, atol=1e-4)
+
+
+@spectral_rows
+def test_the_singular_system_is_one(row):
+    """`V` is unitary, `A x = U s V^H x`, and the singular values are those of the matrix."""
+    operator, (x, z) = row.make(), images(6, 2)
+    spectrum, values = operator.to_spectrum(x), operator.singular_values(SHAPE)
+    np.testing.assert_allclose(operator.from_spectrum(spectrum), x, atol=1e-5)
+    inner = jnp.vdot(operator.to_spectrum(z), spectrum)
+    np.testing.assert_allclose(inner, jnp.vdot(z, x), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(operator.data_spectrum(operator(x)), values * spectrum, atol=1e-5)
+    exact = np.linalg.svd(row.matrix, compute_uv=False)
+    np.testing.assert_allclose(np.sort(np.ravel(values)), np.sort(exact), atol=1e-5)
+
+
+def test_box_and_random_masks_hide_exactly_their_pixels():
+    y = BoxMask(top=2, left=1, height=4, width=3)(jnp.ones(SHAPE))
+    assert (y[2:6, 1:4] == 0).all()
+    assert y.sum() == 3 * (48 - 12)
+    for keep, hidden in ((0.3, 44), (0.08, 58), (1.0, 0), (0.5, 32)):
+        y = RandomMask(jax.random.key(0), (8, 8, 3), keep)(jnp.ones((8, 8, 3)))
+        assert (y.min(-1) == y.max(-1)).all()
+        assert (y[..., 0] == 0).sum() == hidden
+
+
+def test_gaussian_blur_has_scipys_kernel_and_is_scipys_filter():
+    """The 61x61 kernel of the DPS code: SciPy's filter of a delta, 25x25 taps, maximum 0.0176849."""
+    from scipy.ndimage import gaussian_filter
+
+    delta = np.zeros((61, 61))
+    delta[30, 30] = 1
+    blur = GaussianBlur()
+    padded = np.pad(np.asarray(blur.kernel), (61 - blur.kernel.shape[0]) // 2)
+    np.testing.assert_allclose(padded, gaussian_filter(delta, 3.0), atol=1e-8)
+    assert blur.kernel.shape == (25, 25)
+    np.testing.assert_allclose(blur.kernel.max(), 0.0176849, atol=1e-7)
+    x = np.random.default_rng(0).normal(size=(64, 48, 3))
+    filtered = gaussian_filter(x, 3.0, mode="mirror", axes=(0, 1))
+    np.testing.assert_allclose(blur(jnp.asarray(x, jnp.float32)), filtered, atol=2e-6)
+
+
+def test_blurs_equal_scipys_with_both_borders():
+    from scipy.ndimage import correlate
+
+    x, kernel = np.random.default_rng(0).normal(size=(20, 14, 3)), lopsided_kernel().astype(np.float64)[:, :, None]
+    for make, mode in ((Blur, "mirror"), (CircularBlur, "wrap")):
+        blurred = make(lopsided_kernel())(jnp.asarray(x, jnp.float32))
+        np.testing.assert_allclose(blurred, correlate(x, kernel, mode=mode), atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: Mask(np.full((4, 4, 1), 0.5, np.float32)), "threshold"),
+        (lambda: Mask(np.zeros((4, 4, 1), np.float32)), "hides every pixel"),
+        (lambda: BoxMask(0, 0, 0, 4), "box"),
+        (lambda: BoxMask(-1, 0, 2, 4), "box"),
+        (lambda: RandomMask(jax.random.key(0), SHAPE, 0.0), "keep"),
+        (lambda: Blur(np.ones((4, 4), np.float32)), "odd"),
+        (lambda: Blur(np.full((3, 3), np.nan, np.float32)), "finite"),
+        (lambda: CircularBlur(np.ones((9, 9), np.float32))(jnp.zeros(SHAPE)), "larger than an image"),
+        (lambda: GaussianBlur(std=0.0), "std"),
+        (lambda: GaussianBlur(std=3.0)(jnp.zeros(SHAPE)), "too large"),
+    ],
+)
+def test_bad_operators_are_refused(make, match):
+    with pytest.raises(ValueError, match=match):
+        make()
+
+
+def test_a_mask_without_colours_is_refused_with_what_to_do():
+    flat: Any = np.ones((4, 4), np.float32)
+    with pytest.raises(Exception, match=r"add a last axis|h w c"):
+        Mask(flat)
+
+
+def test_identity_measures_everything():
+    (x,) = images(0)
+    np.testing.assert_array_equal(Identity()(x), x)

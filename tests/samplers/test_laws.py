@@ -1,0 +1,73 @@
+"""Laws of samplers, on every row of the table."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdiff import sample, sample_many
+from jaxdiff.samplers.base import Sampler, visit_numbers
+from tests.conftest import RISING, SAMPLERS, SHAPE, TIMES, sampler_of
+
+KEYS = jax.random.split(jax.random.key(0), 3)
+every_sampler = pytest.mark.parametrize("name", SAMPLERS)
+# Two programs round differently; a norm taken over the batch, or another noise, would differ in the first digit.
+ROUNDING = 5e-5
+
+
+@functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+def run(sampler, key, times, visits):
+    return sampler.image(sample(sampler, key, times, visits=visits)[0])
+
+
+def image(name, key, times=TIMES):
+    return run(sampler_of(name), key, times, visit_numbers(times))
+
+
+@every_sampler
+def test_an_image_is_finite_and_its_key_decides_it(name):
+    assert isinstance(sampler_of(name), Sampler)
+    first, again, other = (image(name, key) for key in (KEYS[0], KEYS[0], KEYS[1]))
+    assert first.shape == SHAPE
+    assert first.dtype == jnp.float32
+    assert jnp.isfinite(first).all()
+    np.testing.assert_array_equal(first, again)
+    assert jnp.abs(first - other).max() > 1e-2
+
+
+@every_sampler
+def test_many_are_a_loop_over_keys_in_any_batches_segments_and_order(name):
+    sampler = sampler_of(name)
+    whole = sample_many(sampler, KEYS, TIMES)
+    np.testing.assert_allclose(whole, jnp.stack([image(name, key) for key in KEYS]), atol=ROUNDING)
+    cut = sample_many(sampler, KEYS[np.array([2, 0, 1])], TIMES, segment=4)
+    np.testing.assert_array_equal(cut, whole[np.array([2, 0, 1])])
+    again = sample_many(sampler, KEYS, RISING)
+    np.testing.assert_array_equal(sample_many(sampler, KEYS, RISING, segment=4), again)
+
+
+@every_sampler
+def test_times_may_rise_and_repeat_with_fresh_noise(name):
+    up_and_down = image(name, KEYS[0], RISING)
+    assert jnp.isfinite(up_and_down).all()
+    # With the noise of the first visits again, another image.
+    stale = run(sampler_of(name), KEYS[0], RISING, np.zeros(len(RISING) - 1, int))
+    assert jnp.abs(up_and_down - stale).max() > 1e-2
+
+
+@every_sampler
+def test_new_numbers_cost_no_trace(name):
+    traces = 0
+
+    @jax.jit
+    def step(sampler, key, t):
+        nonlocal traces
+        traces += 1
+        return sampler.step(key, sampler.init(key, t), t, t - 50)
+
+    sampler = sampler_of(name)
+    step(sampler, KEYS[0], 500)
+    step(jax.tree.map(lambda leaf: leaf * 1.01, sampler), KEYS[1], 400)
+    assert traces == 1

@@ -1,0 +1,77 @@
+"""Laws of noise models: moments of draws, and likelihoods against SciPy's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from jaxdiff.noise import GaussianNoise, PoissonNoise
+from tests.conftest import NOISES, SIGMA_Y
+
+CLEAN = jnp.array([-0.9, -0.2, 0.4, 1.0])
+COUNT = 20_000
+
+
+def log_probability(name: str, y: np.ndarray, clean: np.ndarray) -> np.ndarray:
+    """Of one draw, by SciPy."""
+    if name == "gaussian":
+        return stats.norm.logpdf(y, clean, SIGMA_Y)
+    peak = {"poisson": 40.0, "few photons": 3.0}[name]
+    return stats.poisson.logpmf(np.round(peak * (y + 1) / 2), peak * (clean + 1) / 2)
+
+
+@pytest.fixture(scope="module", params=NOISES)
+def case(request):
+    noise = NOISES[request.param]()
+    draws = jax.vmap(lambda key: noise.sample(key, CLEAN))(jax.random.split(jax.random.key(0), COUNT))
+    return request.param, noise, np.asarray(draws, np.float64)
+
+
+def test_draws_have_the_clean_mean_and_the_stated_variance(case):
+    _, noise, draws = case
+    variance = np.broadcast_to(noise.variance(CLEAN), CLEAN.shape)
+    assert (np.abs(draws.mean(0) - CLEAN) / np.sqrt(variance / COUNT)).max() < 4.5
+    # The variance of a sample variance, from the fourth moment of the draws.
+    spread = (draws - draws.mean(0)) ** 2
+    assert (np.abs(spread.mean(0) - variance) / (spread.std(0) / COUNT**0.5)).max() < 4.5
+
+
+def test_likelihoods_and_their_slopes_are_scipys(case):
+    name, noise, draws = case
+    y, clean = draws[0], np.asarray(CLEAN, np.float64)
+    other = 0.8 * clean - 0.05
+    found = noise.log_likelihood(jnp.asarray(y, jnp.float32), CLEAN) - noise.log_likelihood(
+        jnp.asarray(y, jnp.float32), jnp.asarray(other, jnp.float32)
+    )
+    wanted = log_probability(name, y, clean) - log_probability(name, y, other)
+    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=2e-3)
+    slope = jax.grad(lambda clean: noise.log_likelihood(jnp.asarray(y, jnp.float32), clean).sum())(CLEAN)
+    step = 1e-5
+    exact = (log_probability(name, y, clean + step) - log_probability(name, y, clean - step)) / (2 * step)
+    np.testing.assert_allclose(slope, exact, rtol=2e-3, atol=2e-3)
+
+
+def test_a_black_pixel_may_receive_a_photon():
+    noise = PoissonNoise(peak=40.0)
+    value, slope = jax.value_and_grad(lambda clean: noise.log_likelihood(jnp.float32(-0.9), clean))(jnp.float32(-1.2))
+    assert np.isfinite([value, slope]).all()
+    assert (noise.sample(jax.random.key(0), jnp.full(50, -1.5)) == -1).all()
+
+
+def test_both_parts_of_a_complex_measurement_have_the_level():
+    y = GaussianNoise(SIGMA_Y).sample(jax.random.key(0), jnp.zeros(COUNT, jnp.complex64))
+    for part in (y.real, y.imag):
+        np.testing.assert_allclose(part.std(), SIGMA_Y, rtol=4.5 / (2 * COUNT) ** 0.5)
+
+
+@pytest.mark.parametrize("sigma_y", [-0.1, float("nan"), float("inf")])
+def test_a_bad_level_is_refused(sigma_y):
+    with pytest.raises(ValueError, match="`sigma_y` must be"):
+        GaussianNoise(sigma_y)
+
+
+@pytest.mark.parametrize("peak", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_bad_peak_is_refused(peak):
+    with pytest.raises(ValueError, match="`peak` must be"):
+        PoissonNoise(peak)
