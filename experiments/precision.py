@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 from experiments.shared.cells import file_name
 from experiments.shared.command import run_script
 from experiments.shared.problems import KNOWN_PROBLEMS, PROBLEMS, Problem, make_problem
-from experiments.shared.setup import Config, Experiment, begin, print_results
+from experiments.shared.setup import Config, Experiment, begin_experiment, print_results
 from jaxdiff import Denoiser, load_prior
 from jaxdiff.disk import write_atomically
 from jaxdiff.errors import check_names
@@ -113,7 +113,7 @@ def main(config: Precision) -> None:
     methods = check_names(config.methods, list(METHODS), "method")
     usual = ("bfloat16",) if jax.default_backend() == "cpu" else ("tf32", "bfloat16")
     dtypes: list[Any] = check_names(config.dtypes or usual, ("tf32", "bfloat16"), "precision")
-    experiment = begin(config, PROGRAM)
+    experiment = begin_experiment(config, PROGRAM)
     priors: dict[Any, Denoiser] = {"float32": experiment.prior}
     for dtype in dtypes:
         priors[dtype] = load_prior(config.prior, dtype=dtype).at(experiment.prior.image_shape)

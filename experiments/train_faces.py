@@ -29,7 +29,7 @@ from PIL import Image, ImageDraw, ImageFont
 from experiments.shared.command import run_script
 from jaxdiff.chains.many import sample_many
 from jaxdiff.errors import UserError
-from jaxdiff.faces import draw
+from jaxdiff.faces import draw_face
 from jaxdiff.images.files import to_uint8, write_image
 from jaxdiff.images.fit import read_fitted
 from jaxdiff.images.grid import grid
@@ -109,7 +109,7 @@ class Config:
 def image_source(config: Config) -> Callable[[jax.Array], jax.Array]:
     """Returns a jittable function from one key to one training image, flipped half of the time."""
     if config.data is None:
-        clean = partial(draw, size=config.size)
+        clean = partial(draw_face, size=config.size)
     else:
         paths = sorted(p for p in config.data.glob("**/*") if p.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"))
         if not paths:

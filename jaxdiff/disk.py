@@ -41,7 +41,7 @@ def write_atomically(path: str | os.PathLike, content: str | bytes | Callable[[I
         UserError: if it would replace a file in a claimed folder that was not written by its program.
     """
     path = Path(path)
-    record(path)
+    record_written(path)
     partial = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex[:8]}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -138,7 +138,7 @@ class _Claim:
         self.files = set()
 
 
-def record(path: Path) -> None:
+def record_written(path: Path) -> None:
     """Adds a file that is about to be written to the list of the claimed folder that it is in, if it is in one.
 
     Raises:

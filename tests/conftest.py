@@ -16,7 +16,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 from jaxtyping import install_import_hook
 
-import tests.typechecking
+import tests.typechecking  # noqa: F401
 
 # Shapes and types are checked at run time; before the package is imported.
 install_import_hook("jaxdiff", "tests.typechecking.check")
@@ -114,9 +114,7 @@ OPERATORS: dict[str, OperatorRow] = {
     "mask": OperatorRow(lambda: Mask(CHEQUERED), reference.mask_matrix(CHEQUERED, SHAPE)),
     "mask of colours": OperatorRow(lambda: Mask(COLOURED), reference.mask_matrix(COLOURED, SHAPE)),
     "box": OperatorRow(lambda: BoxMask(top=2, left=1, height=4, width=3), reference.mask_matrix(BOX, SHAPE)),
-    "random": OperatorRow(
-        lambda: RandomMask(jax.random.key(3), SHAPE, keep=0.3), reference.mask_matrix(KEPT, SHAPE)
-    ),
+    "random": OperatorRow(lambda: RandomMask(jax.random.key(3), SHAPE, keep=0.3), reference.mask_matrix(KEPT, SHAPE)),
     "blur": OperatorRow(lambda: Blur(lopsided_kernel()), reference.blur_matrix(lopsided_kernel(), SHAPE)),
     "gaussian blur": OperatorRow(lambda: GaussianBlur(0.8, 7), reference.blur_matrix(GAUSSIAN_KERNEL, SHAPE)),
     "circular blur": OperatorRow(
@@ -274,6 +272,35 @@ class Momentum:
         return state[0]
 
 
+@pytree
+class Bits:
+    """A sampler whose image holds the random bits of the keys of its start and of its steps, one below the other."""
+
+    start: Array
+
+    def init(self, key: PRNGKeyArray, t: Any) -> Array:
+        return self._append(self.start, key)
+
+    def step(self, key: PRNGKeyArray, drawn: Array, t: Any, s: Any) -> tuple[Array, Prediction]:
+        return self._append(drawn, key), Prediction(jnp.zeros(SHAPE))
+
+    def image(self, drawn: Array) -> Array:
+        return drawn.reshape(-1, *SHAPE[1:])
+
+    def _append(self, drawn: Array, key: PRNGKeyArray) -> Array:
+        return jnp.concatenate([drawn[1:], bits_of(key)[None]])
+
+
+def bits_of(key: PRNGKeyArray) -> Array:
+    """Random bits as numbers that no program rounds; a normal number's last digit depends on the program."""
+    return jax.random.bits(key, SHAPE, jnp.uint16).astype(jnp.float32)
+
+
+def bit_sampler() -> Bits:
+    """For a chain of as many steps as `TIMES` has."""
+    return Bits(jnp.zeros((len(TIMES), *SHAPE)))
+
+
 def small_problem() -> tuple[GaussianPrior, Measurement]:
     """A prior, and the measurement of one of its images."""
     prior = gaussian_prior()
@@ -295,9 +322,9 @@ RISING = np.array([999, 800, 600, 300, 600, 300, 600, 300, 150, 80, 20, 0, -1])
 
 def set_up(method: str, **chosen: Any) -> Callable[[Any, Measurement], Any]:
     """A row of the table of methods, for a chain of `TIMES`."""
-    return lambda prior, measurement: make_run(
-        method, "inpaint", prior, measurement, len(TIMES) - 1, HyperParameters(**chosen)
-    ).sampler
+    return lambda prior, measurement: (
+        make_run(method, "inpaint", prior, measurement, len(TIMES) - 1, HyperParameters(**chosen)).sampler
+    )
 
 
 SAMPLERS: dict[str, Callable[[Any, Measurement], Any]] = {

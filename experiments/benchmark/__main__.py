@@ -198,7 +198,7 @@ class Benchmark:
         """Times the matrix products of both sides."""
         sizes = (128,) if networks == ("tiny",) else (4096, 8192, 16384) if on_gpu() else (2048,)
         for dtype in self.dtypes:
-            sides = {"jax": matmul_peak} | ({"torch": self.peers.matmul_peak} if self.peers else {})
+            sides = {"jax": matmul_peak} | ({"torch": self.peers.torch_matmul_peak} if self.peers else {})
             peaks = {
                 side: self.attempt(f"{side}'s peak in {dtype}", lambda peak=peak, dtype=dtype: peak(dtype, sizes))
                 for side, peak in sides.items()

@@ -25,7 +25,7 @@ class Work(NamedTuple):
     multiply_adds: int
 
 
-def work(config: UNetConfig) -> Iterator[Work]:
+def network_work(config: UNetConfig) -> Iterator[Work]:
     """Lists what every convolution, linear layer and attention product costs for one image of the network's size."""
     for name, shape in flax_shapes(config).items():
         if not name.endswith("kernel"):
@@ -42,7 +42,7 @@ def forward_flop(config: UNetConfig) -> int:
 
     The gradient in the input costs as much again, so that a step of DPS is twice this.
     """
-    return 2 * sum(layer.multiply_adds for layer in work(config))
+    return 2 * sum(layer.multiply_adds for layer in network_work(config))
 
 
 def _is_embedding(name: str) -> bool:

@@ -204,7 +204,7 @@ def _thread_counts() -> list[int]:
     return sorted({1, os.cpu_count() or 1}) if DEVICE == "cpu" else [torch.get_num_threads()]
 
 
-def matmul_peak(dtype: str, sizes: tuple[int, ...]) -> float:
+def torch_matmul_peak(dtype: str, sizes: tuple[int, ...]) -> float:
     """Returns the most floating-point operations per second of a matrix product."""
     torch.backends.cuda.matmul.allow_tf32 = dtype == "tf32"
     best, usual = 0.0, torch.get_num_threads()

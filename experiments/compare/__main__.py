@@ -21,12 +21,12 @@ import numpy as np
 import tyro
 from jaxtyping import Float
 
-from experiments.shared.cells import Cell, brightest, record, run_cell, sections, write_cells
+from experiments.shared.cells import Cell, brightest, cells_record, run_cell, sections, write_cells
 from experiments.shared.command import run_script
 from experiments.shared.papers import OURS, PAPERS, Paper, Variant
 from experiments.shared.problems import KNOWN_PROBLEMS, PROBLEMS, make_problem
 from experiments.shared.published import prior_of, published, remarks
-from experiments.shared.setup import Config, Experiment, begin, print_results
+from experiments.shared.setup import Config, Experiment, begin_experiment, print_results
 from experiments.shared.tables import score_table, summary, without_missing
 from jaxdiff.disk import write_atomically
 from jaxdiff.errors import UserError, check_name, check_names
@@ -132,7 +132,7 @@ def write_report(
     for head, sentences in said.items():
         items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
         blocks += [page.heading(head), f"<ul>{items}</ul>"]
-    blocks += [*sections(experiment, cells), page.heading("Settings"), page.settings(record(cells))]
+    blocks += [*sections(experiment, cells), page.heading("Settings"), page.settings(cells_record(cells))]
     page.write_page(config.out / "report.html", title, blocks)
 
 
@@ -140,7 +140,7 @@ def main(config: Compare) -> None:
     """Runs the comparison and writes its folder."""
     paper = None if config.paper is None else PAPERS[check_name(config.paper, list(PAPERS), "paper")]
     pairs = choose(config, paper)
-    experiment = begin(config, PROGRAM)
+    experiment = begin_experiment(config, PROGRAM)
     console = experiment.console
     said = remarks(paper, config.steps, experiment.prior)
     for head, sentences in said.items():
@@ -155,7 +155,7 @@ def main(config: Compare) -> None:
     write_atomically(config.out / "table.md", table)
     write_cells(config, experiment, cells)
     write_image(config.out / "figure.png", figure(experiment, cells))
-    finish_folder(config.out, {**record(cells), **said})
+    finish_folder(config.out, {**cells_record(cells), **said})
     write_report(config, experiment, cells, summary(rows, theirs), said)
     print_results(console, config.out, "report.html, figure.png, table.md, metrics.csv", missing, table)
 

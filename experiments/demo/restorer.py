@@ -45,7 +45,7 @@ class Question:
     seed: int = 0
 
 
-class Picture(NamedTuple):
+class CaptionedImage(NamedTuple):
     """An image and what it is."""
 
     image: Float[np.ndarray, "h w 3"]
@@ -61,8 +61,8 @@ class View(NamedTuple):
         status: how far it is; in the end what the samples are worth.
     """
 
-    samples: list[Picture]
-    others: list[Picture]
+    samples: list[CaptionedImage]
+    others: list[CaptionedImage]
     status: str
 
 
@@ -99,7 +99,7 @@ class Restorer:
             UserError: if nothing or everything is hidden, or a chain diverges.
         """
         measurement = hide(question)
-        known, name = [Picture(np.asarray(measurement.y), "what is known")], METHODS[question.method].name
+        known, name = [CaptionedImage(np.asarray(measurement.y), "what is known")], METHODS[question.method].name
         program = (question.method, question.seeds)
         state = "starting ..." if program in self.compiled else "compiling, the first time only ..."
         yield View([], known, f"{name}, {_count(question.seeds, 'sample')}: {state}")
@@ -144,7 +144,7 @@ def verdict_text(
     return f"{verdict.word.capitalize()}: {verdict.sentence}{put_back}"
 
 
-def conclude(question: Question, x: Float[np.ndarray, "n h w 3"], known: list[Picture], status: str) -> View:
+def conclude(question: Question, x: Float[np.ndarray, "n h w 3"], known: list[CaptionedImage], status: str) -> View:
     """Returns the samples with their mean and spread.
 
     Without noise the known pixels are those of the picture, exactly.
@@ -156,8 +156,8 @@ def conclude(question: Question, x: Float[np.ndarray, "n h w 3"], known: list[Pi
     if len(samples) > 1:
         std = samples.std(0).mean(-1)
         white = max(float(np.quantile(std, 0.99)), 1e-6)
-        others.append(Picture(samples.mean(0), f"mean of the {len(samples)} samples"))
-        others.append(Picture(heat(std, white), f"their standard deviation, white is {white:.2g}"))
+        others.append(CaptionedImage(samples.mean(0), f"mean of the {len(samples)} samples"))
+        others.append(CaptionedImage(heat(std, white), f"their standard deviation, white is {white:.2g}"))
     return View(_captioned(samples, "sample"), others, status)
 
 
@@ -182,8 +182,8 @@ def read_upload(path: Path, size: tuple[int, int]) -> tuple[Float[np.ndarray, "h
     return image, f"{fit.describe().replace(str(path), path.name)}."
 
 
-def _captioned(images: Float[np.ndarray, "n h w 3"], what: str) -> list[Picture]:
-    return [Picture(x, f"{what} {k}") for k, x in enumerate(images)]
+def _captioned(images: Float[np.ndarray, "n h w 3"], what: str) -> list[CaptionedImage]:
+    return [CaptionedImage(x, f"{what} {k}") for k, x in enumerate(images)]
 
 
 def _check_finite(x: Float[np.ndarray, "n h w 3"], name: str, step: int) -> None:

@@ -13,7 +13,7 @@ from jaxdiff import Measurement
 from jaxdiff.metrics.lpips import LPIPS
 from jaxdiff.metrics.pixels import psnr
 from jaxdiff.operators import Identity
-from jaxdiff.runs.scores import LABELS, mean_text, score
+from jaxdiff.runs.scores import LABELS, mean_text, score_samples
 from jaxdiff.runs.tables import NOT_AVAILABLE, Row
 
 PUBLISHED = {50: "Qi: - / 0.055", 200: "Qi: 29.6 / 0.153", 300: "Zhu: 27.36 ± 0.18 / 0.199 ± 0.009"}
@@ -68,7 +68,9 @@ class Level:
         noisy = np.asarray(jax.vmap(psnr, (0, None))(jnp.clip(self.x_t, -1, 1), self.truth)).tolist()
         truth = jnp.asarray(self.truth)
         rows: list[Row] = []
-        for k, scores in enumerate(score(self.x0_hat, Measurement(Identity(), truth, 0.0), truth=truth, nets=nets)):
+        for k, scores in enumerate(
+            score_samples(self.x0_hat, Measurement(Identity(), truth, 0.0), truth=truth, nets=nets)
+        ):
             del scores["residual_ratio"]
             error, _ = self.maps(k)
             predicted: Row = {

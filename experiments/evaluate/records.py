@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from jaxdiff.disk import claim_folder, record, write_atomically
+from jaxdiff.disk import claim_folder, record_written, write_atomically
 from jaxdiff.errors import UserError
 
 try:
@@ -37,7 +37,7 @@ class Journal:
 
     def __init__(self, path: Path):
         self.path = path
-        record(path)
+        record_written(path)
         self.file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         if not _lock(self.file, wait=False):
             os.close(self.file)
@@ -107,7 +107,7 @@ def agree(folder: Path, settings: Mapping[str, Any], command: str) -> None:
         if any(folder.glob(PATTERN)) and not config.exists():
             raise UserError(f"{folder} holds results without config.json; replace them with --overwrite.")
         text = json.dumps({"settings": settings}, indent=2) + "\n"
-        record(config)
+        record_written(config)
         if not config.exists() and _write_first(config, text):
             write_atomically(folder / "command.txt", command + "\n")
     except OSError as error:

@@ -21,7 +21,7 @@ from jaxdiff.metrics.lpips import LPIPS
 from jaxdiff.priors.denoiser import Prior
 from jaxdiff.runs.methods import Run, make_run
 from jaxdiff.runs.platform import devices_for
-from jaxdiff.runs.scores import judge, score
+from jaxdiff.runs.scores import judge, score_samples
 
 KEYS = (
     "root = fold_in(fold_in(jax.random.key(seed), a), b) with a, b the first two big-endian 32-bit words of the "
@@ -156,7 +156,7 @@ class Evaluation:
     def records(self, measured: Measured, method: str, drawn: ImageSamples) -> list[dict[str, Any]]:
         """Returns a record per seed."""
         problem = measured.problem
-        rows = score(drawn.samples, problem.measurement, truth=measured.truth, nets=self.nets)
+        rows = score_samples(drawn.samples, problem.measurement, truth=measured.truth, nets=self.nets)
         words = judge(drawn.samples, problem.measurement, drawn.diagnosis, method)[1]
         return [
             {

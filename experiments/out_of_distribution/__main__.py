@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from experiments.out_of_distribution.panda import draw_panda
 from experiments.out_of_distribution.signs import Result, Subject, signs_in_words, signs_table, std_of
-from experiments.shared.cells import brightest, record, run_cell, sections, write_cells
+from experiments.shared.cells import brightest, cells_record, run_cell, sections, write_cells
 from experiments.shared.command import run_script
 from experiments.shared.problems import KNOWN_PROBLEMS, PROBLEMS, held_out_face, make_problem, read_photo
 from experiments.shared.published import is_ffhq_256
@@ -50,7 +50,7 @@ from jaxdiff.runs import page
 from jaxdiff.runs.folder import command_line, digest, finish_folder
 from jaxdiff.runs.methods import KNOWN_METHODS, METHODS, REPORTED, make_run
 from jaxdiff.runs.runner import sample_keys
-from jaxdiff.runs.scores import load_lpips_nets, mean_text, score
+from jaxdiff.runs.scores import load_lpips_nets, mean_text, score_samples
 from jaxdiff.runs.tables import markdown, write_csv
 from jaxdiff.samplers.base import perturb
 
@@ -113,7 +113,7 @@ def run_subject(
     truth, prior = experiment.truth, experiment.prior
     experiment.console.print(f"{subject.name}:", highlight=False, style="bold")
     noisy, denoised = map(np.asarray, one_step(prior, sample_keys(config.seed, config.seeds), truth, denoise_at))
-    scores = score(denoised, Measurement(Identity(), truth, 0.0), truth=truth, nets=nets)
+    scores = score_samples(denoised, Measurement(Identity(), truth, 0.0), truth=truth, nets=nets)
     groups = [(denoised, [{"task": "denoise", "method": "one step", **row} for row in scores])]
     cells = []
     for task in tasks:
@@ -192,7 +192,7 @@ def write_report(config: OutOfDistribution, results: Sequence[Result]) -> None:
     for result in results:
         named = [replace(cell, method=f"{cell.method}, {result.subject.name}") for cell in result.cells]
         blocks += sections(result.subject.experiment, named)
-    blocks += [page.heading("Settings"), page.settings(record(results[0].cells))]
+    blocks += [page.heading("Settings"), page.settings(cells_record(results[0].cells))]
     page.write_page(config.out / "report.html", f"A face and a {name}", blocks)
 
 
@@ -211,7 +211,7 @@ def main(config: OutOfDistribution) -> None:
         write_cells(result.subject.config, result.subject.experiment, result.cells)
     write_image(config.out / "figure.png", figure(results))
     write_image(config.out / "one_step.png", one_step_figure(results, config.denoise_at))
-    found = {result.subject.name: record(result.cells) for result in results}
+    found = {result.subject.name: cells_record(result.cells) for result in results}
     finish_folder(config.out, {**found, "found": signs_in_words(results)})
     write_report(config, results)
     written = "report.html, figure.png, one_step.png, table.md, metrics.csv"

@@ -36,7 +36,7 @@ def draw_ears(canvas: Canvas, at: Grid) -> Canvas:
     return canvas
 
 
-def draw_head(canvas: Canvas, at: Grid) -> Canvas:
+def draw_panda_head(canvas: Canvas, at: Grid) -> Canvas:
     """Paints the russet head, its cream cheeks and brows, and the tear marks from the eyes down."""
     x = jnp.abs(at.x)
     head = ellipse(at.x, at.y - 0.1, 0.76, 0.62)
@@ -60,7 +60,7 @@ def draw_muzzle(canvas: Canvas, at: Grid) -> Canvas:
     return over(canvas, colour(BROWN), at.fill(jnp.maximum(jnp.abs(at.x) - 0.014, jnp.abs(at.y - 0.4) - 0.06)))
 
 
-def draw_eyes(canvas: Canvas, at: Grid) -> Canvas:
+def draw_panda_eyes(canvas: Canvas, at: Grid) -> Canvas:
     """Paints dark round eyes with a glint."""
     x = jnp.abs(at.x) - 0.3
     canvas = over(canvas, colour(BLACK), at.fill(ellipse(x, at.y - 0.04, 0.105, 0.115)))
@@ -81,7 +81,7 @@ def draw_panda(size: int, supersample: int = 4) -> Float[Array, "size size 3"]:
     x, y = jnp.meshgrid(line, line)
     at = Grid(x, y, 2 / fine)
     canvas = draw_behind(at)
-    for paint in (draw_ears, draw_head, draw_muzzle, draw_eyes):
+    for paint in (draw_ears, draw_panda_head, draw_muzzle, draw_panda_eyes):
         canvas = paint(canvas, at)
     blocks = canvas.reshape(3, size, supersample, size, supersample).mean((2, 4))
     return jnp.clip(2 * blocks.transpose(1, 2, 0) - 1, -1, 1)

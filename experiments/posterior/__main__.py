@@ -27,7 +27,7 @@ from jaxtyping import Array, Float
 from rich.console import Console
 
 from experiments.posterior.calibration import Reference, assess, of_posterior, of_prior
-from experiments.posterior.figure import figure
+from experiments.posterior.figure import bench_figure
 from experiments.posterior.tables import ddpm_table, full_table, short_table
 from experiments.shared.command import run_script
 from jaxdiff import DDPM, measure, sample_many
@@ -238,7 +238,7 @@ def write_results(config: Config, rows: list[Row], console: Console) -> None:
     short = short_table(rows, first, config.operators, steps)
     ddpm = ddpm_table(rows, PRIORS, config.size)
     write_atomically(out / "table.md", f"{short}\n{ddpm}\n{full_table(rows)}")
-    figure(out / "figure.png", rows, steps)
+    bench_figure(out / "figure.png", rows, steps)
     finish_folder(out, {"seconds": sum(float(row.get("seconds", 0)) for row in rows)})
     console.print(f"Prior: {first}, {steps} steps.\n\n{short}\n{ddpm}", soft_wrap=True, highlight=False, markup=False)
     console.print(f"written to {out}: figure.png, table.md, metrics.csv", highlight=False)

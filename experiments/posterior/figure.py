@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MARKS = "o^vsDPX*<>hpd"
 
 
-def figure(path: Path, rows: Sequence[Row], steps: int) -> None:
+def bench_figure(path: Path, rows: Sequence[Row], steps: int) -> None:
     """Draws, for every operator, coverage against level and the ratio of the standard deviations, as a PNG.
 
     The curves are of the first prior; the ratios have one dot per prior, hollow for hidden entries.

@@ -25,7 +25,7 @@ import tyro
 from jaxtyping import Float
 
 from experiments.sdedit.starts import Line, draw_starts, starts_table
-from experiments.shared.cells import Cell, record, run_cell, sections, write_cells
+from experiments.shared.cells import Cell, cells_record, run_cell, sections, write_cells
 from experiments.shared.command import run_script
 from experiments.shared.problems import KNOWN_PROBLEMS, PROBLEMS, make_problem
 from experiments.shared.realism import judge_realism, reference_faces
@@ -150,7 +150,7 @@ def write_report(config: Starts, experiment: Experiment, lines: Sequence[Line]) 
         page.table([line.check() for line in lines], "a check on images whose realism is known"),
         *sections(experiment, cells),
         page.heading("Settings"),
-        page.settings(record(cells)),
+        page.settings(cells_record(cells)),
     ]
     page.write_page(config.out / "report.html", "SDEdit: realism against faithfulness", blocks)
 
@@ -172,7 +172,7 @@ def main(config: Starts) -> None:
     write_cells(config, experiment, cells)
     write_image(config.out / "figure.png", figure(experiment, lines))
     write_atomically(config.out / "curve.png", draw_starts(lines))
-    finish_folder(config.out, {**record(cells), "realism": [line.check() for line in lines]})
+    finish_folder(config.out, {**cells_record(cells), "realism": [line.check() for line in lines]})
     write_report(config, experiment, lines)
     written = "report.html, figure.png, curve.png, table.md, metrics.csv"
     print_results(console, config.out, written, missing, shown, *(line.words() for line in lines))

@@ -18,7 +18,7 @@ from jaxdiff.runs import report
 from jaxdiff.runs.folder import write_npz
 from jaxdiff.runs.methods import Run
 from jaxdiff.runs.runner import Drawn, draw, sample_keys
-from jaxdiff.runs.scores import judge, mean_text, residual_text, score
+from jaxdiff.runs.scores import judge, mean_text, residual_text, score_samples
 from jaxdiff.runs.tables import Row
 
 
@@ -83,7 +83,7 @@ def run_cell(
     keys = sample_keys(config.seed, config.seeds)
     residual, observer = residual_text(measurement), Diagnose(experiment.prior.schedule, measurement)
     drawn = draw(title, run, keys, store, console, batch_size=config.batch_size, residual=residual, observer=observer)
-    scores = score(drawn.samples, measurement, truth=experiment.truth, nets=nets)
+    scores = score_samples(drawn.samples, measurement, truth=experiment.truth, nets=nets)
     rows: list[Row] = [{"task": problem.name, "method": method, **row} for row in scores]
     cell = Cell(problem, method, run, drawn, rows)
     seconds = f"{drawn.timing.run_seconds:.0f} s, after {drawn.timing.compile_seconds:.0f} s of compiling"
@@ -140,7 +140,7 @@ def sections(experiment: Experiment, cells: Sequence[Cell]) -> list[str]:
     ]
 
 
-def record(cells: Sequence[Cell]) -> dict[str, Any]:
+def cells_record(cells: Sequence[Cell]) -> dict[str, Any]:
     """Returns what followed from the settings."""
     return {
         "operators": {cell.problem.name: cell.problem.operator_settings for cell in cells},

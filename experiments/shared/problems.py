@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxdiff import Denoiser, Measurement, load_prior, measure
 from jaxdiff.errors import UserError, check_name
-from jaxdiff.faces import draw
+from jaxdiff.faces import draw_face
 from jaxdiff.images.fit import read_fitted
 from jaxdiff.networks.precision import Dtype
 from jaxdiff.operators import BoxMask, GaussianBlur, RandomMask
@@ -123,7 +123,7 @@ KEYS = (
 
 def held_out_face(index: int, size: int) -> Float[Array, "size size 3"]:
     """Draws a face that no training run has seen: training draws from other keys."""
-    return draw(jax.random.fold_in(jax.random.key(20_000), index), size)
+    return draw_face(jax.random.fold_in(jax.random.key(20_000), index), size)
 
 
 def load_truth(

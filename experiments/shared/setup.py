@@ -103,7 +103,7 @@ def open_results(config: Config, program: str, settings: Mapping[str, Any]) -> N
     )
 
 
-def begin(config: Config, program: str, *, without: Iterable[str] = ()) -> Experiment:
+def begin_experiment(config: Config, program: str, *, without: Iterable[str] = ()) -> Experiment:
     """Does both, and says what the noise is; flags in `without` decide no number."""
     experiment = load(config)
     open_results(config, program, experiment_settings(config, experiment, without))

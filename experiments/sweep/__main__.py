@@ -31,7 +31,7 @@ from jaxtyping import Float
 from experiments.shared.cells import file_name, write_measurements
 from experiments.shared.command import run_script
 from experiments.shared.problems import KNOWN_PROBLEMS, PROBLEMS, Problem, make_problem
-from experiments.shared.setup import Config, Experiment, begin, print_results
+from experiments.shared.setup import Config, Experiment, begin_experiment, print_results
 from experiments.sweep.curves import (
     Curve,
     Point,
@@ -39,7 +39,7 @@ from experiments.sweep.curves import (
     draw_sweep,
     sweep_table,
 )
-from experiments.sweep.grids import Grid, Numbers, in_short, read_gammas, read_zetas
+from experiments.sweep.grids import Numbers, SweepGrid, in_short, read_gammas, read_zetas
 from jaxdiff.chains.batched import stack
 from jaxdiff.disk import write_atomically
 from jaxdiff.errors import UserError, check_names
@@ -51,7 +51,7 @@ from jaxdiff.runs.folder import command_line, finish_folder
 from jaxdiff.runs.methods import METHODS, Run, describe_sigma, make_run
 from jaxdiff.runs.platform import require
 from jaxdiff.runs.runner import draw, sample_keys
-from jaxdiff.runs.scores import load_lpips_nets, score
+from jaxdiff.runs.scores import load_lpips_nets, score_samples
 from jaxdiff.runs.setups import WEIGHTINGS
 from jaxdiff.runs.tables import NOT_AVAILABLE, write_csv
 
@@ -84,7 +84,7 @@ class Sweep(Config):
     """Folder of the results."""
 
 
-def read_grids(config: Sweep) -> list[Grid]:
+def read_grids(config: Sweep) -> list[SweepGrid]:
     """Returns what to sweep, in the order of the tables."""
     methods = check_names(config.methods, ["dps", "score-ald"], "method")
     weightings = check_names(config.weightings, list(WEIGHTINGS), "weighting")
@@ -92,13 +92,13 @@ def read_grids(config: Sweep) -> list[Grid]:
     if config.refine < 0:
         raise UserError(f"--refine must be zero or positive, got {config.refine}.")
     grids = {
-        "dps": [Grid("dps", "", zetas)],
-        "score-ald": [Grid("score-ald", weighting, gammas) for weighting in weightings],
+        "dps": [SweepGrid("dps", "", zetas)],
+        "score-ald": [SweepGrid("score-ald", weighting, gammas) for weighting in weightings],
     }
     return [grid for method in methods for grid in grids[method]]
 
 
-def sweep(config: Sweep, experiment: Experiment, problem: Problem, grid: Grid, nets: Mapping[str, LPIPS]) -> Curve:
+def sweep(config: Sweep, experiment: Experiment, problem: Problem, grid: SweepGrid, nets: Mapping[str, LPIPS]) -> Curve:
     """Tries all values of a grid, then further ones around the best, and says what came out."""
     say = partial(experiment.console.print, highlight=False, soft_wrap=True)
     points = try_values(config, experiment, problem, grid, grid.values, "", nets)
@@ -117,7 +117,7 @@ def try_values(
     config: Sweep,
     experiment: Experiment,
     problem: Problem,
-    grid: Grid,
+    grid: SweepGrid,
     values: Sequence[Numbers],
     suffix: str,
     nets: Mapping[str, LPIPS],
@@ -129,12 +129,12 @@ def try_values(
     points = []
     for value, run, x in zip(values, runs, samples, strict=True):
         used = tuple(float(getattr(run.sampler, name)) for name in grid.fields)
-        points.append(Point(value, used, x, score(x, problem.measurement, truth=experiment.truth, nets=nets)))
+        points.append(Point(value, used, x, score_samples(x, problem.measurement, truth=experiment.truth, nets=nets)))
     return points
 
 
 def draw_runs(
-    config: Sweep, experiment: Experiment, problem: Problem, grid: Grid, runs: Sequence[Run], suffix: str
+    config: Sweep, experiment: Experiment, problem: Problem, grid: SweepGrid, runs: Sequence[Run], suffix: str
 ) -> Float[np.ndarray, "values seeds h w c"]:
     """Draws in one `vmap` over values and seeds, filled with copies up to what the grid's program takes."""
     console, seeds = experiment.console, config.seeds
@@ -225,7 +225,7 @@ def main(config: Sweep) -> None:
     """Runs the sweep and writes its folder."""
     require("matplotlib", "plots", "drawing curves")
     tasks, grids = check_names(config.tasks, list(PROBLEMS), "task"), read_grids(config)
-    experiment = begin(config, PROGRAM, without=("refine",))
+    experiment = begin_experiment(config, PROGRAM, without=("refine",))
     nets, missing = load_lpips_nets()
     problems = [make_problem(task, experiment.truth, config.sigma, config.seed) for task in tasks]
     write_measurements(config, experiment, problems)

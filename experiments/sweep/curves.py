@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from experiments.shared.problems import Problem
-from experiments.sweep.grids import Grid, Numbers, in_short
+from experiments.sweep.grids import Numbers, SweepGrid, in_short
 from jaxdiff.runs.methods import METHODS
 from jaxdiff.runs.scores import HIGHER_IS_BETTER, LABELS, mean_and_std, mean_text
 from jaxdiff.runs.tables import Row, markdown
@@ -84,7 +84,7 @@ class Curve:
     """
 
     problem: Problem
-    grid: Grid
+    grid: SweepGrid
     points: list[Point]
 
     @property

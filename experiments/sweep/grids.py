@@ -24,7 +24,7 @@ def in_short(numbers: Numbers) -> str:
 
 
 @dataclass(frozen=True)
-class Grid:
+class SweepGrid:
     """A method and the values to try; what is left decides the program.
 
     Attributes:

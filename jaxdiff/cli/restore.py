@@ -22,7 +22,7 @@ from jaxdiff.runs import page, report
 from jaxdiff.runs.folder import command_line, describe_prior, digest, finish_folder, open_folder, write_npz
 from jaxdiff.runs.methods import METHODS, TASKS, Run, describe_sigma, make_run
 from jaxdiff.runs.runner import Drawn, draw, sample_keys
-from jaxdiff.runs.scores import judge, load_lpips_nets, mean_and_std, residual_text, score
+from jaxdiff.runs.scores import judge, load_lpips_nets, mean_and_std, residual_text, score_samples
 from jaxdiff.runs.setups import matched_time
 from jaxdiff.runs.tables import Row, write_csv
 
@@ -75,7 +75,7 @@ def restore(request: Restore) -> None:
     )
     verdicts = judge(drawn.samples, measurement, drawn.diagnosis, request.chosen_method)
     kept = known_kept(request, measurement, drawn.samples)
-    rows = write_results(request, damage, run, replace(drawn, samples=kept), verdicts, console)
+    rows = write_restored(request, damage, run, replace(drawn, samples=kept), verdicts, console)
     say(console, summary_text(rows, drawn))
     put_back = " Then these were put back." if request.task == "inpaint" and measurement.noiseless else ""
     say(console, f"{verdicts[0].word}: {verdicts[0].sentence}{put_back}")
@@ -118,13 +118,13 @@ def known_kept(
     return np.where(np.asarray(measurement.observed) > 0, np.asarray(measurement.y), clipped)
 
 
-def write_results(
+def write_restored(
     request: Restore, damage: Damage, run: Run, drawn: Drawn, verdicts: tuple[Verdict, list[str]], console: Console
 ) -> list[Row]:
     """Writes pictures, scores with the verdict on each sample, and the report; returns the scores."""
     out, samples, measurement = request.folder, drawn.samples, damage.measurement
     nets, missing = load_lpips_nets() if damage.truth is not None else ({}, [])
-    rows = score(samples, measurement, truth=damage.truth, nets=nets)
+    rows = score_samples(samples, measurement, truth=damage.truth, nets=nets)
     verdict, words = verdicts
     rows = [{**row, "verdict": word} for row, word in zip(rows, words, strict=True)]
     write_csv(out / "metrics.csv", rows)
@@ -140,7 +140,7 @@ def write_results(
     write_pictures(out, damage, drawn)
     found = {"method": request.chosen_method, "hyper_parameters": run.settings, "seconds": asdict(drawn.timing)}
     finish_folder(out, {**found, "verdict": verdict._asdict()})
-    write_report(request, damage, drawn, rows, verdict, found)
+    write_restore_report(request, damage, drawn, rows, verdict, found)
     for message in missing:
         console.print(f"LPIPS reads n/a: {message}", soft_wrap=True, highlight=False, style="dim")
     return rows
@@ -177,7 +177,7 @@ def at_own_size(damage: Damage, x: Float[np.ndarray, "h w 3"]) -> Float[np.ndarr
     return damage.fit.undo(x)
 
 
-def write_report(
+def write_restore_report(
     request: Restore, damage: Damage, drawn: Drawn, rows: list[Row], verdict: Verdict, found: dict[str, Any]
 ) -> None:
     """Writes `report.html`."""

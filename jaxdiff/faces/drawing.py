@@ -280,7 +280,7 @@ def render(face: Face, size: int, supersample: int = 2) -> Float[Array, "size si
 
 
 @partial(jax.jit, static_argnums=1)
-def draw(key: PRNGKeyArray, size: int) -> Float[Array, "size size 3"]:
+def draw_face(key: PRNGKeyArray, size: int) -> Float[Array, "size size 3"]:
     """Draws the face of a key, `render(sample_face(key), size)`.
 
     Args:

@@ -10,7 +10,18 @@ from jaxtyping import Float, UInt8
 from jaxdiff.images.grid import heat
 from jaxdiff.metrics.diagnosis import Diagnosis, Verdict
 from jaxdiff.runs.chart import chart
-from jaxdiff.runs.page import animation, figure, heading, image_tag, paragraph, picture, row, shown_width, slider, table
+from jaxdiff.runs.page import (
+    animation,
+    heading,
+    image_tag,
+    paragraph,
+    picture,
+    row,
+    shown_width,
+    slider,
+    table,
+    with_caption,
+)
 from jaxdiff.runs.scores import HIGHER_IS_BETTER, LABELS, mean_and_std
 from jaxdiff.runs.tables import NOT_AVAILABLE, Row
 
@@ -92,7 +103,7 @@ def _scores(rows: Sequence[Row]) -> str:
 
 
 def _choosable(x: Float[ArrayLike, "h w c"], caption: str) -> str:
-    return figure(image_tag(x, caption, "choosable"), shown_width(np.shape(x)), caption)
+    return with_caption(image_tag(x, caption, "choosable"), shown_width(np.shape(x)), caption)
 
 
 def _choice(names: Sequence[str], selected: int) -> str:
@@ -107,4 +118,4 @@ def _std_map(samples: Float[np.ndarray, "n h w c"], std_max: float | None) -> st
     ramp = image_tag(heat(np.linspace(0, 1, 256)[None], 1.0), "from black to white")
     scale = f'<span class="ramp">0 {ramp} {vmax:.2g}</span>'
     caption = f"standard deviation of {len(samples)} samples, {std.mean():.2g} on average"
-    return figure(image_tag(heat(std, vmax), caption), shown_width(std.shape), caption, scale)
+    return with_caption(image_tag(heat(std, vmax), caption), shown_width(std.shape), caption, scale)

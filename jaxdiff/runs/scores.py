@@ -32,7 +32,7 @@ def load_lpips_nets() -> tuple[dict[str, LPIPS], list[str]]:
     return found, missing
 
 
-def score(
+def score_samples(
     samples: Float[np.ndarray, "n h w c"],
     measurement: Measurement,
     *,

@@ -9,8 +9,8 @@ import pytest
 
 from jaxdiff import DPS, Diagnose, sample_many, sample_segments
 from jaxdiff.chains.batched import StackedObserver, stack
-from jaxdiff.operators import BoxMask
-from tests.conftest import RISING, SHAPE, TIMES, Sums, of, sampler_of, small_problem
+from jaxdiff.operators import BoxMask, Mask
+from tests.conftest import CHEQUERED, COLOURED, RISING, SHAPE, TIMES, Sums, of, sampler_of, small_problem
 
 KEYS = jax.random.split(jax.random.key(0), 3)
 
@@ -21,9 +21,7 @@ def with_zetas(measurements, zetas=(0.1, 0.2, 0.3)):
 
 
 def alone(samplers, times):
-    return jnp.concatenate(
-        [sample_many(sampler, KEYS[k : k + 1], times) for k, sampler in enumerate(samplers)]
-    )
+    return jnp.concatenate([sample_many(sampler, KEYS[k : k + 1], times) for k, sampler in enumerate(samplers)])
 
 
 @pytest.mark.parametrize("times", [TIMES, RISING], ids=["falling", "rising"])
@@ -69,6 +67,6 @@ def test_samplers_that_differ_in_more_are_refused():
     prior, samplers = with_zetas([of(Sums()) for _ in range(3)])
     with pytest.raises(ValueError, match="alike in everything but numbers"):
         stack([samplers[0], sampler_of("ddpm")], KEYS[:2], 999, shared=prior)
-    other = replace(samplers[1], zeta=jnp.ones(2))
+    masks = [DPS(prior, of(Mask(mask)), 0.1) for mask in (CHEQUERED, COLOURED)]
     with pytest.raises(ValueError, match="shapes of all numbers"):
-        stack([samplers[0], other], KEYS[:2], 999, shared=prior)
+        stack(masks, KEYS[:2], 999, shared=prior)

@@ -4,7 +4,6 @@ import functools
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxdiff import sample, sample_many, sample_segments
-from jaxdiff.priors.denoiser import Prediction
-from jaxdiff.pytree import pytree
-from tests.conftest import SAMPLERS, SHAPE, TIMES, network_sampler, sampler_of
+from tests.conftest import SAMPLERS, SHAPE, TIMES, bit_sampler, bits_of, network_sampler, sampler_of
 
 DEVICES = 8
 KEYS = jax.random.split(jax.random.key(4), DEVICES)
@@ -26,25 +23,8 @@ ORDER = np.array([5, 2, 7, 0, 3, 6, 1, 4])
 ROUNDING = 2e-5
 
 
-@pytree
-class Noise:
-    """A sampler that remembers the random bits of its keys; a normal number's last digit depends on the program."""
-
-    start: jax.Array
-
-    def init(self, key, t):
-        return jnp.concatenate([self.start[1:], jax.random.bits(key, SHAPE)[None]])
-
-    def step(self, key, drawn, t, s):
-        drawn = jnp.concatenate([drawn[1:], jax.random.bits(key, SHAPE)[None]])
-        return drawn, Prediction(jnp.zeros(SHAPE), None)
-
-    def image(self, drawn):
-        return drawn
-
-
 SUBJECTS = {name: functools.partial(sampler_of, name) for name in SAMPLERS} | {
-    "noise": lambda: Noise(jnp.zeros((len(TIMES), *SHAPE), jnp.uint32)),
+    "noise": bit_sampler,
     "network": network_sampler,
 }
 
@@ -97,23 +77,15 @@ def draw_together(name: str) -> np.ndarray:
     return np.asarray(draw(SUBJECTS[name](), KEYS))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def process(tmp_path_factory) -> Iterator[tuple[subprocess.Popen[str], Path]]:
-    """Draws on many devices while the tests that need one run."""
+@pytest.fixture(scope="module")
+def on_devices(tmp_path_factory) -> dict[str, np.ndarray]:
+    """What a process that has many devices draws."""
     path = tmp_path_factory.mktemp("devices") / "samples.npz"
     command = f"from tests.chains.test_invariance import write_on_devices; write_on_devices({str(path)!r})"
     flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES}", "JAX_PLATFORMS": "cpu"}
     arguments, root = [sys.executable, "-c", command], Path(__file__).parents[2]
-    with subprocess.Popen(arguments, env=os.environ | flags, cwd=root, stderr=subprocess.PIPE, text=True) as child:
-        yield child, path
-        child.kill()
-
-
-@pytest.fixture(scope="module")
-def on_devices(process) -> dict[str, np.ndarray]:
-    child, path = process
-    _, errors = child.communicate(timeout=300)
-    assert child.returncode == 0, errors
+    done = subprocess.run(arguments, env=os.environ | flags, cwd=root, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
     with np.load(path) as stored:
         return dict(stored)
 
@@ -132,10 +104,11 @@ def test_random_bits_are_those_of_the_keys_of_the_steps():
     drawn = draw_together("noise")
     for k in (0, 5):
         keys_of_steps = [jax.random.fold_in(KEYS[k], jnp.int32(t)) for t in (-1, *TIMES[:-1])]
-        np.testing.assert_array_equal(drawn[k], [jax.random.bits(key, SHAPE) for key in keys_of_steps])
+        np.testing.assert_array_equal(drawn[k], jnp.concatenate([bits_of(key) for key in keys_of_steps]))
     np.testing.assert_array_equal(sample_many(sampler, KEYS, TIMES, batch_size=3, segment=4), drawn)
 
 
+@pytest.mark.slow
 def test_samples_of_a_network_are_those_drawn_alone_and_in_chunks():
     sampler = SUBJECTS["network"]()
     samples, alone = draw_together("network"), [draw(sampler, KEYS[k : k + 1])[0] for k in range(DEVICES)]
@@ -145,12 +118,14 @@ def test_samples_of_a_network_are_those_drawn_alone_and_in_chunks():
     np.testing.assert_array_equal(sample_many(sampler, KEYS[ORDER], TIMES, batch_size=3), chunks[ORDER])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_samples_on_eight_devices_are_those_on_one(name, on_devices):
     bound = 0 if name == "noise" else ROUNDING
     np.testing.assert_allclose(on_devices[name], draw_together(name), rtol=0, atol=bound)
 
 
+@pytest.mark.slow
 def test_segments_on_eight_devices_are_those_on_one(on_devices):
     samples = draw_together("network")
     for name in ("given", "of the keys"):

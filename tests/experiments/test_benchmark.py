@@ -15,7 +15,7 @@ from rich.console import Console
 
 from convert_weights.unet import flax_shapes
 from experiments.benchmark.__main__ import NO_PEERS, Benchmark, Config, cases, main
-from experiments.benchmark.flops import forward_flop, work
+from experiments.benchmark.flops import forward_flop, network_work
 from experiments.benchmark.programs import TINY, load_network, make_sampler
 from experiments.benchmark.table import speed_table
 from experiments.benchmark.timing import (
@@ -42,7 +42,7 @@ def test_the_large_network_costs_what_its_layers_do():
         "output_blocks.0.0.in_conv.kernel": (8, 9 * 1024 * 512 * 8**2),
         "output_blocks.2.1.attention": (16, 2 * (16 * 16) ** 2 * 512),
     }
-    found = {layer.name: (layer.side, layer.multiply_adds) for layer in work(FFHQ_256)}
+    found = {layer.name: (layer.side, layer.multiply_adds) for layer in network_work(FFHQ_256)}
     assert {name: found[name] for name in by_hand} == by_hand
 
 

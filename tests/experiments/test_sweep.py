@@ -14,7 +14,7 @@ from experiments.shared.problems import Problem, make_problem
 from experiments.shared.setup import Experiment
 from experiments.sweep.__main__ import Sweep, draw_runs, main
 from experiments.sweep.curves import Curve, Point, between_neighbours, draw_sweep, sweep_table
-from experiments.sweep.grids import Grid, read_gammas, read_zetas
+from experiments.sweep.grids import SweepGrid, read_gammas, read_zetas
 from jaxdiff import Measurement, sample_many
 from jaxdiff.errors import UserError
 from jaxdiff.images.files import read_image
@@ -27,8 +27,8 @@ from tests.conftest import gaussian_prior
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 GRIDS = {
-    "zeta": Grid("dps", "", [(0.01,), (0.05,), (0.3,)]),
-    "both ends of gamma": Grid("score-ald", "over_variance", [(10.0, 40.0), (40.0, 10.0), (30.0, 30.0)]),
+    "zeta": SweepGrid("dps", "", [(0.01,), (0.05,), (0.3,)]),
+    "both ends of gamma": SweepGrid("score-ald", "over_variance", [(10.0, 40.0), (40.0, 10.0), (30.0, 30.0)]),
 }
 
 
@@ -60,7 +60,7 @@ def test_a_sweep_is_the_loop_of_single_runs_in_one_program(name, tmp_path, progr
 
 
 def curve(psnrs, grid=None, ratio: Any = 1.0):
-    grid = grid or Grid("dps", "", [(0.1 * 2**i,) for i in range(len(psnrs))])
+    grid = grid or SweepGrid("dps", "", [(0.1 * 2**i,) for i in range(len(psnrs))])
     y = jnp.zeros((16, 16, 3))
     rest = {"ssim": 0.5, "lpips_vgg": "n/a", "lpips_alex": "n/a", "residual_ratio": ratio}
     points = [
@@ -76,7 +76,7 @@ def test_refinement_parts_the_bracket_of_the_best():
     np.testing.assert_allclose(np.array(values)[:, 0], [0.1 * 2**0.5, 0.2 * 2 ** (1 / 3), 0.2 * 2 ** (2 / 3)])
     # At an end it goes on beyond, by one step of the grid.
     np.testing.assert_allclose(between_neighbours(curve([20, 10]).points, 2), [(0.1 / 2**0.5,), (0.1 * 2**0.5,)])
-    pairs = Grid("score-ald", "over_gamma", [(10.0, 20.0), (40.0, 80.0)])
+    pairs = SweepGrid("score-ald", "over_gamma", [(10.0, 20.0), (40.0, 80.0)])
     np.testing.assert_allclose(between_neighbours(curve([1, 2], pairs).points, 1), [(20.0, 40.0)])
     assert len(between_neighbours(curve([20]).points, 4)) == 4
 

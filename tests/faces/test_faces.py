@@ -19,7 +19,7 @@ def pool(images, factor):
 @pytest.fixture(scope="module")
 def drawn():
     """All 256 faces at 32 pixels."""
-    return np.asarray(jax.jit(jax.vmap(lambda key: faces.draw(key, 32)))(KEYS))
+    return np.asarray(jax.jit(jax.vmap(lambda key: faces.draw_face(key, 32)))(KEYS))
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_draw_fills_the_range_and_stays_in_it(drawn):
 
 
 def test_the_same_key_is_the_same_face_alone_or_in_a_batch(drawn):
-    one = jax.jit(faces.draw, static_argnums=1)
+    one = jax.jit(faces.draw_face, static_argnums=1)
     for i in (0, 7, 200):
         np.testing.assert_array_equal(one(KEYS[i], 32), one(KEYS[i], 32))
         # Two compilations round differently, and an edge one step wide magnifies it.

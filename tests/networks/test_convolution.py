@@ -9,7 +9,6 @@ from jax import lax
 from jaxdiff.networks.convolution import conv2d
 from tests.networks.conftest import plain
 
-
 CASES = [((2, 8, 8, 3), (3, 3, 3, 5), 1), ((1, 6, 10, 4), (1, 1, 4, 2), 1), ((2, 8, 8, 3), (3, 3, 3, 4), 2)]
 CASES += [((1, 9, 7, 2), (5, 3, 2, 3), 1)]
 

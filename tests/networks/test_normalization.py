@@ -136,7 +136,9 @@ def test_weight_gradients_of_a_network_equal_plain_jax(monkeypatch):
     monkeypatch.setattr(jaxdiff.networks.unet, "_down", plain_down)
     monkeypatch.setattr(jaxdiff.networks.unet, "_up", lambda x: x.repeat(2, 1).repeat(2, 2))
     monkeypatch.setattr(
-        jaxdiff.networks.convolution, "conv2d", lambda x, kernel, stride, precision: plain_convolution(x, kernel, stride)
+        jaxdiff.networks.convolution,
+        "conv2d",
+        lambda x, kernel, stride, precision: plain_convolution(x, kernel, stride),
     )
     for a, b in zip(ours, network_gradients(), strict=True):
         assert float(jnp.abs(b).max()) > 0

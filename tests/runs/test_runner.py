@@ -7,10 +7,10 @@ from rich.console import Console
 
 from jaxdiff import DDPM, DPS, time_grid
 from jaxdiff.chains.memory import Plan
+from jaxdiff.errors import UserError
 from jaxdiff.measurement import Measurement
 from jaxdiff.metrics.diagnosis import Diagnose, Diagnosis
 from jaxdiff.runs import runner
-from jaxdiff.errors import UserError
 from jaxdiff.runs.folder import read_npz
 from jaxdiff.runs.methods import Run
 from jaxdiff.runs.runner import draw, sample_keys

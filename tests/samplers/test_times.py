@@ -7,40 +7,22 @@ import pytest
 
 from jaxdiff import DDIM, DDPM, Denoiser, sample, sample_many
 from jaxdiff.priors.denoiser import Prediction
-from jaxdiff.pytree import pytree
 from jaxdiff.samplers.base import ancestral_step, renoise, step_key, visit_numbers
 from jaxdiff.schedule import linear
-from tests.conftest import RISING, SHAPE, TIMES, gaussian_prior
+from tests.conftest import RISING, SHAPE, TIMES, bit_sampler, bits_of, gaussian_prior
 
 ALPHA_BAR = np.append(np.cumprod(1 - np.linspace(1e-4, 0.02, 1000)), 1.0)
 KEYS = jax.random.split(jax.random.key(0), 3)
 
 
-@pytree
-class Bits:
-    """A sampler that returns the random bits of the keys of its steps."""
-
-    start: jax.Array
-
-    def init(self, key, t):
-        return jnp.concatenate([self.start[1:], jax.random.bits(key, SHAPE)[None]])
-
-    def step(self, key, state, t, s):
-        drawn = jnp.concatenate([state[1:], jax.random.bits(key, SHAPE)[None]])
-        return drawn, Prediction(jnp.zeros(SHAPE), None)
-
-    def image(self, state):
-        return state
-
-
 def test_the_key_of_a_first_visit_is_that_of_the_time_and_later_visits_fold_in_their_number():
-    drawn = sample(Bits(jnp.zeros((len(RISING), *SHAPE), jnp.uint32)), KEYS[0], RISING)[0]
+    drawn = sample(bit_sampler(), KEYS[0], RISING)[0]
     met: dict[int, int] = {}
     for bits, t in zip(drawn[1:], RISING[:-1].tolist(), strict=True):
         visit = met[t] = met.get(t, -1) + 1
         key = jax.random.fold_in(KEYS[0], t)
         key = jax.random.fold_in(key, visit) if visit else key
-        np.testing.assert_array_equal(bits, jax.random.bits(key, SHAPE))
+        np.testing.assert_array_equal(bits, bits_of(key))
     assert met[300] == 2
     assert len({bits.tobytes() for bits in np.asarray(drawn)}) == len(RISING)
 

@@ -104,7 +104,7 @@ def picture(x: Float[ArrayLike, "h w c"], caption: str = "", width: int | None =
         caption: text below.
         width: pixels on the screen; by default small images are shown about 256 pixels high.
     """
-    return figure(image_tag(x, caption), width or shown_width(np.shape(x)), caption)
+    return with_caption(image_tag(x, caption), width or shown_width(np.shape(x)), caption)
 
 
 def gallery(pictures: Sequence[tuple[Float[ArrayLike, "_ _ _"], str]]) -> str:
@@ -131,7 +131,7 @@ def animation(frames: UInt8[np.ndarray, "f h w c"], caption: str = "", ms: int =
     times = [ms] * len(rest) + [1500]
     first.save(file, format="GIF", save_all=True, append_images=rest, duration=times, loop=0)
     shape = frames.shape[1:]
-    return figure(_tag("gif", file.getvalue(), shape, caption), shown_width(shape), caption)
+    return with_caption(_tag("gif", file.getvalue(), shape, caption), shown_width(shape), caption)
 
 
 def figure_file(source: str | os.PathLike | bytes, caption: str = "") -> str:
@@ -144,7 +144,7 @@ def figure_file(source: str | os.PathLike | bytes, caption: str = "") -> str:
     if not png.startswith(b"\x89PNG"):
         raise ValueError(f"{'the figure' if isinstance(source, bytes) else source} is not a PNG.")
     width, height = Image.open(io.BytesIO(png)).size
-    return figure(_tag("png", png, (height, width), caption), width, caption)
+    return with_caption(_tag("png", png, (height, width), caption), width, caption)
 
 
 def slider(
@@ -194,7 +194,7 @@ def shown_width(shape: Sequence[int]) -> int:
     return max(1, SHOWN // shape[0]) * shape[1]
 
 
-def figure(image: str, width: int, caption: str, scale: str = "") -> str:
+def with_caption(image: str, width: int, caption: str, scale: str = "") -> str:
     """Returns an image with its caption, after a scale if there is one."""
     text = f"<figcaption>{scale}{escape(caption)}</figcaption>" * bool(caption)
     return f'<figure style="--width: {width}px">{image}{text}</figure>'
