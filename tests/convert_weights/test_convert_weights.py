@@ -32,7 +32,7 @@ from jaxdiff.networks.unet import (
 from jaxdiff.networks.unet import _down as down
 from jaxdiff.networks.unet import _up as up
 from jaxdiff.priors.storage import PriorConfig, load_prior, read_config, read_prior, save_prior, with_parameters
-from tests import test_torch_file as by_hand
+from tests.convert_weights import by_hand
 from tests.golden.make_unet_parity import PATH, SMALL, draw_inputs, draw_weights, make_torch_unet, run_torch_unet
 
 # Float32 sums of a few thousand terms, taken in two orders, differ by about 1e-6.
