@@ -169,21 +169,21 @@ def claim_folder(
         UserError: if the folder holds other files or another program's results, an input lies in it, another process
             writes into it, or it cannot be written to.
     """
-    path = path.absolute()
+    given, path = path, path.absolute()
     for file in inputs:
         if file is not None and file.resolve().is_relative_to(path.resolve()):
-            raise UserError(f"{file} lies in the result folder {path}; choose another --out.")
+            raise UserError(f"{file} lies in the result folder {given}; choose another --out.")
     manifest = path / MANIFEST
     try:
         if path.exists() and not path.is_dir():
-            raise UserError(f"{path} is a file; choose another --out.")
+            raise UserError(f"{given} is a file; choose another --out.")
         # In this order: another process of the same run writes the manifest before anything else.
         holds = path.exists() and any(not entry.name.startswith(".jaxdiff") for entry in path.iterdir())
         known = manifest.is_file()
         if holds and not known:
-            raise UserError(f"{path} holds files that are no results of {program}; choose another --out.")
+            raise UserError(f"{given} holds files that are no results of {program}; choose another --out.")
         if known and (owner := _owner(manifest)) != program:
-            raise UserError(f"{path} holds results of {owner}, not of {program}; choose another --out.")
+            raise UserError(f"{given} holds results of {owner}, not of {program}; choose another --out.")
         path.mkdir(parents=True, exist_ok=True)
         if path not in _claimed or not known:
             _claimed[path] = _Claim(path, None if shared else _lock(path))
@@ -192,7 +192,7 @@ def claim_folder(
             partial.write_text(json.dumps({"program": program}) + "\n", encoding="utf-8")
             os.replace(partial, manifest)
     except OSError as error:
-        raise UserError(f"cannot write to {path}: {error.strerror or error}; choose another --out.") from error
+        raise UserError(f"cannot write to {given}: {error.strerror or error}; choose another --out.") from error
     if clear:
         _claimed[path].clear()
     return known

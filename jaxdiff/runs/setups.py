@@ -102,6 +102,12 @@ class Setup:
             return Measurement(measurement.operator, measurement.y, ROUNDING)
         return measurement
 
+    @property
+    def noise_settings(self) -> dict[str, Any]:
+        """What to write down about the noise that is reckoned with."""
+        noise = self.noisy.noise
+        return {name: float(getattr(noise, name)) for name in ("sigma_y", "peak") if hasattr(noise, name)}
+
     def zeta(self, default: float) -> float:
         """Returns the step size asked for, or the default."""
         zeta = default if self.chosen.zeta is None else self.chosen.zeta
@@ -203,7 +209,7 @@ def dps_likelihood(setup: Setup) -> Run:
     from jaxdiff.samplers import DPSLikelihood
 
     zeta = setup.zeta(LIKELIHOOD_ZETA) * setup.steps / setup.prior.schedule.num_times
-    return Run(DPSLikelihood(setup.prior, setup.noisy, zeta), setup.times, {"form": "likelihood", "zeta": zeta})
+    return Run(DPSLikelihood(setup.prior, setup.noisy, zeta), setup.times, {"form": "likelihood", "zeta": zeta, **setup.noise_settings})
 
 
 def guided(name: str, **defaults: Any) -> Callable[[Setup], Run]:
@@ -216,7 +222,7 @@ def guided(name: str, **defaults: Any) -> Callable[[Setup], Run]:
         asked = {} if setup.chosen.iterations is None else {"iterations": setup.chosen.iterations}
         prior = getattr(guidance, name)(setup.prior, setup.noisy, **defaults, **asked)
         found = {name: getattr(prior, name) for name in ("prior_variance", "iterations") if hasattr(prior, name)}
-        return Run(DDPM(prior), setup.times, {"integrator": "DDPM", **found})
+        return Run(DDPM(prior), setup.times, {"integrator": "DDPM", **setup.noise_settings, **found})
 
     return make
 

@@ -186,7 +186,12 @@ def diagnosis(n=1, **changes):
     ("ratios", "noiseless", "word", "part"),
     [
         ([0.9, 1.2], False, "healthy", "is 1.05, averaged over 2 seeds: about 1"),
-        ([2.0, 1.2], False, "data ignored", "is 1.60, averaged over 2 seeds: too far above 1, so the data were ignored"),
+        (
+            [2.0, 1.2],
+            False,
+            "data ignored",
+            "is 1.60, averaged over 2 seeds: too far above 1, so the data were ignored",
+        ),
         ([0.3, 0.5], False, "data over-fitted", "is 0.40, averaged over 2 seeds: too far below 1, so the noise"),
         ([0.04], True, "healthy", "by 5.1 of 255 steps (root mean square): little"),
         ([0.2], True, "data ignored", "by 25.5 of 255 steps (root mean square): too much"),

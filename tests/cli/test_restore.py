@@ -10,17 +10,20 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from jaxdiff import samplers
+from jaxdiff import load_prior, samplers
+from jaxdiff.cli import restore as restoring
 from jaxdiff.cli.damage import estimate_sigma
 from jaxdiff.cli.main import main
 from jaxdiff.cli.request import Restore
+from jaxdiff.errors import UserError
 from jaxdiff.images.files import read_image, to_uint8, write_image
+from jaxdiff.measurement import Measurement
 from jaxdiff.networks.unet import UNetConfig
+from jaxdiff.operators import Identity
 from jaxdiff.priors.storage import PriorConfig, save_prior
-from jaxdiff.runs import restore as restoring
-from jaxdiff.runs.methods import METHODS, HyperParameters, make_run
+from jaxdiff.runs.methods import METHODS, TASKS, HyperParameters, check_flags, make_run
 from jaxdiff.runs.setups import matched_time
-from tests.conftest import gaussian_denoiser, random_weights
+from tests.conftest import SHAPE, gaussian_prior, random_weights
 
 TINY = UNetConfig(16, 4, (1, 2), 1, (8,), num_heads=1, norm_groups=2)
 
@@ -91,10 +94,25 @@ def test_inpainting_fills_the_hole_and_nothing_else(prior, folder, capsys):
     with pytest.raises(SystemExit):
         run(prior, "photo.png", "--mask", "mask.png", "--resume", "--invert-mask")
     assert "invert_mask" in capsys.readouterr().err
-    # Nothing of the old results is left beside new ones.
-    (out / "restored_7.png").write_bytes(b"")
-    run(prior, "photo.png", "--mask", "mask.png", "--overwrite")
-    assert sorted(p.name for p in out.glob("restored_*")) == ["restored_0.png", "restored_1.png"]
+    # Nothing of the old results is left beside new ones, and nothing else is touched.
+    (out / "restored_7.png").write_bytes(b"mine")
+    main(
+        [
+            "restore",
+            "photo.png",
+            "--mask",
+            "mask.png",
+            "--prior",
+            prior,
+            "--steps",
+            "4",
+            "--samples",
+            "1",
+            "--overwrite",
+        ]
+    )
+    assert sorted(p.name for p in out.glob("restored_*")) == ["restored_0.png", "restored_7.png"]
+    assert (out / "restored_7.png").read_bytes() == b"mine"
 
 
 def test_simulated_damage_is_scored_and_the_noise_is_what_was_asked(prior, folder, capsys):
@@ -109,24 +127,18 @@ def test_simulated_damage_is_scored_and_the_noise_is_what_was_asked(prior, folde
         rows = list(csv.DictReader(file))
     assert [row["seed"] for row in rows] == ["0", "1"]
     samples = np.load(folder / "results" / "noisy" / "samples" / "samples.npz")["samples"]
-    found = float(residual_ratio(lambda x: x, kept["y"], jnp.clip(samples[1], -1, 1), 0.2))
+    found = float(Measurement(Identity(), jnp.asarray(kept["y"]), 0.2).residual_ratio(jnp.clip(samples[1], -1, 1)))
     assert float(rows[1]["residual_ratio"]) == pytest.approx(found, rel=1e-3)
     assert all(np.isfinite(float(row["psnr"])) for row in rows)
-    told = json.loads((folder / "results" / "noisy" / "config.json").read_text())
-    assert told["hyper_parameters"]["start"] == matched_time(load(prior).schedule, 0.2)
-    assert {row["verdict"] for row in rows} == {told["verdict"]["word"]}
-    assert f"{told['verdict']['word']}: {told['verdict']['sentence']}" in said
+    config = json.loads((folder / "results" / "noisy" / "config.json").read_text())
+    assert config["hyper_parameters"]["start"] == matched_time(load_prior(prior).schedule, 0.2)
+    assert config["verdict"]["word"] in {row["verdict"] for row in rows}
+    assert f"{config['verdict']['word']}: {config['verdict']['sentence']}" in said
 
 
 def test_a_clean_photo_is_said_to_need_no_denoising(prior, folder, capsys):
     run(prior, "photo.png", "--task", "denoise", "--samples", "1")
     assert "hardly anything to denoise" in capsys.readouterr().out
-
-
-def load(prior):
-    from jaxdiff import load_prior
-
-    return load_prior(prior)
 
 
 def test_noise_of_a_photo_is_estimated_and_averaged_with_its_pixels(prior, folder, capsys):
@@ -186,11 +198,11 @@ def test_bad_input_is_one_sentence_and_code_two(prior, folder, capsys, arguments
         arguments = [*arguments, "--prior", prior]
     with pytest.raises(SystemExit) as ended:
         main(["restore", *arguments])
-    told = capsys.readouterr().err
+    printed = capsys.readouterr().err
     assert ended.value.code == 2
-    assert told.startswith("error: ")
-    assert told.count("\n") == 1
-    assert sentence in told
+    assert printed.startswith("error: ")
+    assert printed.count("\n") == 1
+    assert sentence in printed
     assert not (folder / "results").exists()
 
 
@@ -205,35 +217,41 @@ def test_an_interrupt_says_how_to_go_on(prior, folder, capsys, monkeypatch):
     assert "--resume goes on" in capsys.readouterr().err
 
 
-def test_info_and_list_tell_what_is_there(capsys):
+def test_info_and_list_print_what_is_there(capsys):
     main(["info"])
     assert "faces-32: 32x32" in capsys.readouterr().out
     main(["list"])
     listed = capsys.readouterr().out
     assert all(name in listed for name in samplers.__all__ if name[0].isupper())
-    assert "DPS(denoiser, operator, y, zeta)" in listed
+    assert "DPS(prior, measurement, zeta)" in listed
     assert "https://arxiv.org/abs/2209.14687" in listed
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_can_be_set_up_for_every_task(method):
-    denoiser = gaussian_denoiser()
-    y = jnp.zeros((8, 8, 3))
-    for task in ("inpaint", "deblur", "denoise"):
-        made = make_run(method, task, denoiser, lambda x: x, y, 0.1, 20)
+    prior, y = gaussian_prior(), jnp.zeros(SHAPE)
+    noisy = Measurement(Identity(), y, 0.1)
+    for task in TASKS:
+        made = make_run(method, task, prior, noisy, 20)
         assert 1 <= len(made.times) - 1 <= 20
         assert made.times[-1] == -1
-    if method in ("tmpd", "pigdm", "mmps"):
-        # There is nothing to choose, and no noise at all is taken for rounding to 8 bits.
-        assert 0 < make_run(method, "inpaint", denoiser, lambda x: x, y, 0.0, 20).settings["sigma_y"] < 0.01
-        return
-    chosen = HyperParameters(zeta=2.0, gamma=(300.0, 400.0), start=250)
-    other = make_run(method, "inpaint", denoiser, lambda x: x, y, 0.1, 20, chosen)
-    assert other.settings != make_run(method, "inpaint", denoiser, lambda x: x, y, 0.1, 20).settings
+        assert made.method == method
+    if "sigma_y" in made.settings:
+        # No noise at all is taken for rounding to 8 bits.
+        settings = make_run(method, "inpaint", prior, Measurement(Identity(), y, 0.0), 20).settings
+        assert 0 < settings["sigma_y"] < 0.01
+    others = HyperParameters(zeta=2.0, gamma=(300.0, 400.0), weighting="over_variance", start=250, iterations=7)
+    for flag in METHODS[method].flags:
+        chosen = HyperParameters(**{flag: getattr(others, flag)})
+        check_flags(method, chosen)
+        assert make_run(method, "inpaint", prior, noisy, 20, chosen).settings != made.settings
+    for flag in set(vars(others)) - set(METHODS[method].flags):
+        with pytest.raises(UserError, match=f"--{flag} belongs to --method"):
+            check_flags(method, HyperParameters(**{flag: getattr(others, flag)}))
 
 
 def test_the_matched_time_has_just_the_noise_of_the_measurement():
-    schedule = gaussian_denoiser().schedule
+    schedule = gaussian_prior().schedule
     for sigma in (0.0, 0.05, 1.0):
         t = matched_time(schedule, sigma)
         noise = [float(s / a) for a, s in map(schedule, (max(t - 1, 0), t))]
@@ -246,3 +264,70 @@ def test_flags_are_checked_before_anything_slow(tmp_path):
     request.check()
     assert replace(request, task="denoise", mask=None).chosen_method == "sdedit"
     assert request.folder.as_posix() == "results/absent-inpaint"
+
+
+def test_a_prior_that_is_not_square_restores_a_picture(folder, monkeypatch):
+    """The crop, the samples, the grid and the report have the prior's aspect ratio."""
+    wide = replace(load_prior("faces-32"), image_shape=(16, 24, 3))
+    monkeypatch.setattr(restoring, "load_prior", lambda *args, **kwargs: wide)
+    main(["restore", "photo.png", "--mask", "mask.png", "--steps", "2", "--samples", "2", "--out", "wide"])
+    assert np.load(folder / "wide" / "samples" / "samples.npz")["samples"].shape == (2, 16, 24, 3)
+    assert Image.open(folder / "wide" / "restored_0.png").size == (40, 32)
+    assert (folder / "wide" / "report.html").exists()
+    assert Image.open(folder / "wide" / "mean.png").size == (24, 16)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "arguments", "sentence"),
+    [
+        (lambda folder: None, ["--out", "."], "lies in the result folder"),
+        (lambda folder: (folder / "mine").mkdir() or (folder / "mine" / "mean.png").write_text("x"), ["--out", "mine"],
+         "holds files that are no results of jaxdiff restore"),
+        (lambda folder: save_prior(folder / "mine", random_weights(TINY), PriorConfig(TINY)), ["--out", "mine"],
+         "holds files that are no results of jaxdiff restore"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("flags", [[], ["--overwrite"], ["--resume"]])
+def test_what_the_user_owns_is_never_touched(prior, folder, capsys, prepare, arguments, sentence, flags):
+    prepare(folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(SystemExit) as ended:
+        run(prior, "photo.png", "--mask", "mask.png", *arguments, *flags)
+    assert ended.value.code == 2
+    assert sentence in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_convert_is_a_command_too(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["convert", "unet", "absent.pt", "nowhere"])
+    assert ended.value.code == 2
+    assert "absent.pt" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        main(["convert", "--help"])
+    assert not ended.value.code
+    assert "jaxdiff convert" in capsys.readouterr().out
+
+
+def test_export_writes_a_folder_once(folder, capsys):
+    words = "export photo.png --mask mask.png --out x --steps 4 --samples 2 --method score-ald".split()
+    write_image("photo.png", np.zeros((32, 32, 3)))
+    write_image("mask.png", np.where(np.arange(32)[:, None, None] < 16, 1.0, -1.0) * np.ones((32, 32, 3)))
+    main(words)
+    about = json.loads((folder / "x" / "about.json").read_text())
+    assert about["numbers"]["measurement.y"] == [32, 32, 3]
+    assert {path.name for path in (folder / "x").iterdir()} == {"run.py", "program.bin", "arrays.npz", "about.json"}
+    for more, sentence in (
+        ([], "--overwrite"),
+        (["--resume"], "does not belong"),
+        (["--platforms", "gpu"], "unknown platform"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main([*words, *more])
+        assert ended.value.code == 2
+        assert sentence in capsys.readouterr().err
+    main([*words, "--overwrite"])
+    (folder / "x" / "thesis.tex").write_text("x")
+    with pytest.raises(SystemExit):
+        main([*words, "--overwrite"])
+    assert "thesis.tex" in capsys.readouterr().err
