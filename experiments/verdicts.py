@@ -66,7 +66,7 @@ class Config:
 
     priors: tuple[str, ...] = (FACES, "natural", "independent")
     """Some of: faces-32, natural, independent, dense, mixture."""
-    faces: tuple[int, ...] = (100, 101)
+    faces: tuple[int, ...] = (100,)
     """Which held-out faces; the bounds of the verdicts were chosen on others."""
     steps: int = 100
     """Diffusion steps of a whole chain."""

@@ -43,7 +43,7 @@ def test_cosine_follows_its_formula():
 
 
 @pytest.mark.parametrize("betas", [[], [0.0, 0.1], [0.5, 1.0], [np.nan], [[0.1]]])
-def test_bad_betas_are_refused(betas):
+def test_bad_betas_are_refused(betas, unchecked):
     with pytest.raises(ValueError, match="betas"):
         from_betas(np.array(betas))
 

@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 from azula.guidance.dps import DPSSampler  # pyright: ignore[reportMissingImports]
@@ -87,7 +88,7 @@ class Peers:
         if kind.channels_last:
             network = network.to(memory_format=torch.channels_last)
         guided = make_sampler("dps", self.denoiser, steps)
-        mask = guided.measurement.operator(np.ones(self.denoiser.image_shape, np.float32))
+        mask = guided.measurement.operator(jnp.ones(self.denoiser.image_shape))
         return Loop(
             network=torch.compile(network) if kind.tuned else network,
             mask=to_device(mask),
@@ -147,7 +148,7 @@ def _azula_program(peers: Peers) -> Program:
     denoiser = AblatedDenoiser(network, clip_mean=True, learn_var=learned).to(DEVICE).eval()
     guided = make_sampler("dps", peers.denoiser, 1000)
     mask, y = (
-        to_device(guided.measurement.operator(np.ones(peers.denoiser.image_shape, np.float32))),
+        to_device(guided.measurement.operator(jnp.ones(peers.denoiser.image_shape))),
         to_device(guided.measurement.y),
     )
     sampler = DPSSampler(denoiser, y, lambda x: mask * x, zeta=float(guided.zeta), silent=True)

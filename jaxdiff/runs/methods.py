@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxdiff.errors import UserError, check_name
 from jaxdiff.runs.setups import (
+    DEFAULTS,
     PRIOR_VARIANCE,
     TASKS,
     HyperParameters,
@@ -59,7 +60,7 @@ def make_run(
     prior: "Prior",
     measurement: "Measurement",
     steps: int,
-    chosen: HyperParameters = HyperParameters(),
+    chosen: HyperParameters = DEFAULTS,
 ) -> Run:
     """Sets a method up for a task.
 

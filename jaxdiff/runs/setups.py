@@ -47,6 +47,10 @@ class HyperParameters:
     iterations: int | None = None
 
 
+DEFAULTS = HyperParameters()
+"""Nothing chosen by hand."""
+
+
 @dataclass(frozen=True)
 class Run:
     """A sampler ready to run.
@@ -82,7 +86,7 @@ class Setup:
     prior: "Prior"
     measurement: "Measurement"
     steps: int
-    chosen: HyperParameters = HyperParameters()
+    chosen: HyperParameters = DEFAULTS
 
     @property
     def times(self) -> "np.ndarray":
@@ -209,7 +213,11 @@ def dps_likelihood(setup: Setup) -> Run:
     from jaxdiff.samplers import DPSLikelihood
 
     zeta = setup.zeta(LIKELIHOOD_ZETA) * setup.steps / setup.prior.schedule.num_times
-    return Run(DPSLikelihood(setup.prior, setup.noisy, zeta), setup.times, {"form": "likelihood", "zeta": zeta, **setup.noise_settings})
+    return Run(
+        DPSLikelihood(setup.prior, setup.noisy, zeta),
+        setup.times,
+        {"form": "likelihood", "zeta": zeta, **setup.noise_settings},
+    )
 
 
 def guided(name: str, **defaults: Any) -> Callable[[Setup], Run]:

@@ -14,7 +14,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxdiff import sample, sample_many, sample_segments
-from tests.conftest import SAMPLERS, SHAPE, TIMES, bit_sampler, bits_of, network_sampler, sampler_of
+from tests.conftest import SAMPLERS, TIMES, bit_sampler, bits_of, network_sampler, sampler_of
 
 DEVICES = 8
 KEYS = jax.random.split(jax.random.key(4), DEVICES)

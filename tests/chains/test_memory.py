@@ -43,8 +43,8 @@ config = UNetConfig(64, 64, (1, 2), 1, (), out_channels=6, norm_groups=8)
 network = with_parameters(nnx.eval_shape(lambda: UNet(config, rngs=nnx.Rngs(0))), random_weights(config))
 prior = Denoiser(network, linear(), (64, 64, 3), variance="learned_range")
 sampler, times = DPS(prior, Measurement(Identity(), jnp.zeros((64, 64, 3)), 0.05), 1.0), time_grid(1000, 2)
-found, times = plan(sampler, times), jnp.asarray(times)
-arguments = jax.random.split(jax.random.key(0), count), jnp.ones((count, 64, 64, 3)), None, times, jnp.zeros(len(times) - 1, int)
+found, times, visits = plan(sampler, times), jnp.asarray(times), jnp.zeros(len(times) - 1, int)
+arguments = jax.random.split(jax.random.key(0), count), jnp.ones((count, 64, 64, 3)), None, times, visits
 weights = sum(jnp.asarray(leaf).nbytes for leaf in jax.tree.leaves(sampler))
 program = _lower(sampler, None, times, count).compile()  # compiling takes memory too, and is not meant
 before = status("VmRSS")

@@ -310,7 +310,20 @@ def test_convert_is_a_command_too(capsys):
 
 
 def test_export_writes_a_folder_once(folder, capsys):
-    words = "export photo.png --mask mask.png --out x --steps 4 --samples 2 --method score-ald".split()
+    words = [
+        "export",
+        "photo.png",
+        "--mask",
+        "mask.png",
+        "--out",
+        "x",
+        "--steps",
+        "4",
+        "--samples",
+        "2",
+        "--method",
+        "score-ald",
+    ]
     write_image("photo.png", np.zeros((32, 32, 3)))
     write_image("mask.png", np.where(np.arange(32)[:, None, None] < 16, 1.0, -1.0) * np.ones((32, 32, 3)))
     main(words)

@@ -14,6 +14,7 @@ from jaxtyping import Array
 
 from jaxdiff import Denoiser, load_prior, sample
 from jaxdiff.images.files import write_image
+from jaxdiff.networks.precision import Dtype
 from jaxdiff.schedule import linear
 from tests.conftest import TINY
 
@@ -34,7 +35,7 @@ class Zero(nnx.Module):
 def named_normal() -> Iterator[str]:
     """Lets scripts find a standard normal prior for images of 16x16 by a name; a network compiles for long."""
 
-    def load(name: str, dtype: str = "float32") -> Denoiser:
+    def load(name: str, dtype: Dtype = "float32") -> Denoiser:
         if name != "normal":
             return load_prior(name, dtype=dtype)
         return Denoiser(Zero(dtype), linear(), (16, 16, 3), target="v")

@@ -12,7 +12,7 @@ def test_an_unknown_task_is_refused_with_the_known_names():
     truth = jnp.zeros((16, 16, 3))
     for make in (
         lambda name: make_problem(name, truth, 0.05, 0),
-        lambda name: make_operator(name, truth.shape, jax.random.key(0)),
+        lambda name: make_operator(name, (16, 16, 3), jax.random.key(0)),
     ):
         with pytest.raises(UserError, match=r"'bluur' \(did you mean 'blur'\?\); known: box, random, blur"):
             make("bluur")

@@ -57,7 +57,7 @@ def test_estimates_move_by_the_published_formula(rule, t, prior, operator):
 
 @pytest.mark.parametrize("integrator", [DDPM, DDIM])
 def test_mmps_draws_from_the_posterior_under_both_integrators(integrator):
-    """Of independent pixels: mean and variance of many samples, in 250 steps, of which DDPM's lose a little variance."""
+    """Of independent pixels: mean and variance of many samples, in 250 steps; DDPM's lose a little variance."""
     prior, measurement = small_problem()
     sampler = integrator(MMPS(prior, measurement))
     x = sample_many(sampler, jax.random.split(jax.random.key(0), 500), time_grid(1000, 250))

@@ -127,7 +127,8 @@ def test_exact_draws_and_healthy_runs_are_called_healthy(task):
     for sampler in (likelihood(measurement), langevin(measurement, 0.5), DDPM(guided), DDIM(guided)):
         seen, found = run(sampler, measurement)
         assert found.word == "healthy", (type(sampler), found)
-        assert 0.8 < float(seen.mean_noise_level.mean()) < LARGEST_EXCESS
+        # Below 1 where the data already say what the image is.
+        assert 0.5 < float(seen.mean_noise_level.mean()) < LARGEST_EXCESS
 
 
 @both_tasks

@@ -28,7 +28,7 @@ def test_the_gradient_equals_the_closed_form(name):
         squared, gradient, _ = residual_gradient(prior, measurement, X_T, t)
         gain = np.sqrt(ALPHA_BAR[t]) * variance / (ALPHA_BAR[t] * variance + 1 - ALPHA_BAR[t])
         x0_hat = mean + gain * (np.asarray(X_T, np.float64).ravel() - np.sqrt(ALPHA_BAR[t]) * mean)
-        jacobian = np.diag(2 / np.cosh(2 * x0_hat) ** 2) if name == "saturation" else OPERATORS[name].matrix
+        jacobian = np.diag(2 / np.cosh(2 * x0_hat) ** 2) if name == "saturation" else np.asarray(OPERATORS[name].matrix)
         clean = np.tanh(2 * x0_hat) if name == "saturation" else jacobian @ x0_hat
         r = np.asarray(measurement.y, np.float64).ravel() - clean
         np.testing.assert_allclose(np.ravel(gradient), -2 * gain * (jacobian.T @ r), rtol=1e-3, atol=2e-4)
