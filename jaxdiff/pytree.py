@@ -4,8 +4,12 @@ import dataclasses
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
+from jaxtyping import Array, Float
 
 T = TypeVar("T")
+
+Number = float | Float[Array, ""]
+"""A number of a sampler: known, or traced where it is swept, learned or exchanged."""
 
 
 def static(**kwargs: Any) -> Any:

@@ -91,7 +91,7 @@ def signs_table(results: Sequence[Result]) -> list[Row]:
 
 
 def signs_in_words(results: Sequence[Result]) -> list[str]:
-    """Says how much worse the stranger is restored, and which signs would have told."""
+    """Says how much worse the stranger is restored, and which signs would have shown it."""
     name = results[1].subject.name
     worse = [face - stranger for pairs in paired(results, "psnr").values() for face, stranger in pairs]
     lower = sum(difference > 0 for difference in worse)

@@ -4,7 +4,7 @@
     python -m experiments.sdedit --prior priors/ffhq-256 --image PHOTO.png --steps 1000 --starts 250 500 750
 
 SDEdit noises the measurement up to a start time and denoises from there. Noise hides the damage, and the face with it.
-Faithfulness is told by the PSNR against the truth and by the distance to the measurement, the root mean square of
+Faithfulness is measured by the PSNR against the truth and by the distance to the measurement, the root mean square of
 `y - A x` over what was measured (the noise alone for the true image).
 
 Realism is 0 for faces with the task's damage and 1 for whole faces, along the direction that tells the two apart

@@ -7,7 +7,7 @@ from jaxdiff.guidance.base import Guidance, Product
 from jaxdiff.measurement import Measurement
 from jaxdiff.operators import adjoint
 from jaxdiff.priors.denoiser import Prior, Time
-from jaxdiff.pytree import pytree, static
+from jaxdiff.pytree import Number, pytree, static
 
 
 @pytree
@@ -41,7 +41,7 @@ class PiGDM(Guidance):
 
     prior: Prior
     measurement: Measurement
-    prior_variance: float = 1.0
+    prior_variance: Number = 1.0
     iterations: int = static(default=20)
 
     def move(self, x0_hat: Float[Array, "h w c"], covariance: Product, t: Time) -> Float[Array, "h w c"]:

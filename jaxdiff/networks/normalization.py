@@ -136,7 +136,7 @@ def group_norm(
     Args:
         x: the images, in any floating-point type.
         scale: :math:`\gamma`, for all images or for each.
-        bias: :math:`\beta`, likewise.
+        bias: :math:`\beta`, for all images or for each.
         groups: number of groups, which divides `c`.
         silu: whether SiLU follows.
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxdiff.priors.denoiser import Prediction, Prior, Time
-from jaxdiff.pytree import pytree
+from jaxdiff.pytree import Number, pytree
 from jaxdiff.samplers.base import ImageSampler, renoise
 
 
@@ -30,7 +30,7 @@ class DDIM(ImageSampler):
     """
 
     prior: Prior
-    eta: float = 0.0
+    eta: Number = 0.0
 
     def step(
         self, key: PRNGKeyArray, x_t: Float[Array, "h w c"], t: Time, s: Time

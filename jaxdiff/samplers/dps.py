@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxdiff.measurement import Measurement
 from jaxdiff.priors.denoiser import Prediction, Prior, Time
-from jaxdiff.pytree import pytree
+from jaxdiff.pytree import Number, pytree
 from jaxdiff.samplers.base import ImageSampler, ancestral_step
 
 
@@ -59,7 +59,7 @@ class DPS(ImageSampler):
 
     prior: Prior
     measurement: Measurement
-    zeta: float
+    zeta: Number
 
     def __post_init__(self) -> None:
         self.measurement.check(self.prior.image_shape)
@@ -97,7 +97,7 @@ class DPSNorm(ImageSampler):
 
     prior: Prior
     measurement: Measurement
-    zeta: float
+    zeta: Number
 
     def __post_init__(self) -> None:
         self.measurement.check(self.prior.image_shape)
@@ -136,7 +136,7 @@ class DPSLikelihood(ImageSampler):
 
     prior: Prior
     measurement: Measurement
-    zeta: float = 1.0
+    zeta: Number = 1.0
 
     def __post_init__(self) -> None:
         self.measurement.check(self.prior.image_shape)

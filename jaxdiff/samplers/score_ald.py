@@ -8,10 +8,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxdiff.measurement import Measurement
 from jaxdiff.priors.denoiser import Prediction, Prior, Time
-from jaxdiff.pytree import pytree, static
+from jaxdiff.pytree import Number, pytree, static
 from jaxdiff.samplers.base import ImageSampler, ancestral_step
 
-Number = Array | float
 Weighting = Callable[[Number, Number], Number]
 
 
@@ -64,8 +63,8 @@ class ScoreALD(ImageSampler):
 
     prior: Prior
     measurement: Measurement
-    gamma_clean: float
-    gamma_noisy: float
+    gamma_clean: Number
+    gamma_noisy: Number
     weighting: Weighting = static(default=over_gamma)
 
     def __post_init__(self) -> None:
