@@ -3,6 +3,7 @@
 """The tables of operators, noise models, priors and samplers, on which every law runs; and all shared fixtures."""
 
 import getpass
+import inspect
 import os
 import tempfile
 from collections.abc import Callable
@@ -54,6 +55,17 @@ TINY = UNetConfig(16, 8, (1, 2), 1, (8,), num_heads=2, out_channels=6, norm_grou
 def pytest_configure(config: pytest.Config) -> None:
     """A program that another worker is still writing to the cache is compiled again, with a warning."""
     config.addinivalue_line("filterwarnings", "ignore:Error (reading|writing) persistent compilation cache")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests that need PyTorch, or a browser, by what they ask for."""
+    for item in items:
+        source = inspect.getsource(getattr(item, "function", None) or type(item))
+        asked = set(getattr(item, "fixturenames", ())) & {"torch", "adm", "both", "azula", "peers", "written"}
+        if asked or 'importorskip("torch' in source:
+            item.add_marker(pytest.mark.parity)
+        if item.path.stem.endswith("_browser"):
+            item.add_marker(pytest.mark.browser)
 
 
 # Operators

@@ -89,9 +89,9 @@ def test_norm_scaled_dps_is_blind_where_much_is_measured(rows):
 
 @pytest.mark.slow
 def test_norm_scaled_dps_collapses_where_little_is_measured():
-    """On 24x24 pixels; on fewer the last step overshoots, and the collapse is not complete."""
+    """On 32x32 pixels; on fewer the last step overshoots, and the collapse is not complete."""
     names = ("DPS 1.0", "DPSNorm 1.0")
-    config = replace(CONFIG, size=24, samplers=names, seeds=32)
+    config = replace(CONFIG, size=32, samplers=names, seeds=32)
     rows: Any = {row["sampler"]: row for row in bench.rows_of(config, "independent", "keep 8 %")}
     for name in names:
         assert rows[name]["std_seen"] < 0.02
