@@ -23,7 +23,7 @@ PARTS = ("program.bin", "arrays.npz", "about.json", "run.py")
 RUN = '''"""Draws samples with the program in this folder; needs jax, flatbuffers, numpy and pillow, and nothing else.
 
     python run.py --samples 4 --out samples
-    python run.py --set y=MY_Y.npy operator.mask=MY_MASK.npy
+    python run.py --set measurement.y=MY_Y.npy measurement.operator.mask=MY_MASK.npy
 
 Images are (h, w, 3) in [-1, 1]. about.json names all numbers that --set can replace by others of the same shape.
 """
