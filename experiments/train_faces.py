@@ -9,7 +9,6 @@ again), `loss.csv` and `loss.png`, `samples_STEP.png` (unconditional samples abo
 """
 
 import csv
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -22,11 +21,20 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 
 from experiments.shared.command import run_script
+from experiments.shared.training import (
+    append_row,
+    batch_shardings,
+    first_state,
+    forget_after,
+    open_checkpoints,
+    print_progress,
+    restore_last,
+    write_settings,
+)
 from jaxdiff.chains.many import sample_many
 from jaxdiff.errors import UserError
 from jaxdiff.faces import draw_face
@@ -128,15 +136,14 @@ def image_source(config: Config) -> Callable[[jax.Array], jax.Array]:
 
 def train(config: Config) -> None:
     """Runs the training to its end, from the last checkpoint if there is one."""
-    (config.out / "checkpoints").mkdir(parents=True, exist_ok=True)
     schedule = config.prior.make_schedule()
     network = UNet(config.network, dtype=config.dtype, rngs=nnx.Rngs(config.seed))
     graph, weights = nnx.split(network)
     optimizer = make_optimizer(config.steps, learning_rate=config.learning_rate)
-    state = TrainState(weights, jax.tree.map(jnp.copy, weights), optimizer.init(weights), jnp.zeros((), int))
+    state = first_state(weights, optimizer)
     one_image = image_source(config)
     step_fn = make_train_step(graph, optimizer, schedule, target=config.target, variance=config.variance)
-    sharded, replicated = _shardings(config.batch_size)
+    sharded, replicated = batch_shardings(config.batch_size)
 
     @partial(jax.jit, donate_argnums=0, in_shardings=(replicated, replicated))
     def advance(state: TrainState, key: jax.Array):
@@ -145,11 +152,10 @@ def train(config: Config) -> None:
         return step_fn(state, key_loss, jax.vmap(one_image)(keys))
 
     key = jax.random.key(config.seed + 1)
-    with ocp.CheckpointManager(
-        (config.out / "checkpoints").resolve(), options=ocp.CheckpointManagerOptions(max_to_keep=2)
-    ) as manager:
-        state = _restore(manager, jax.device_put(state, replicated))
+    with open_checkpoints(config.out) as manager:
+        state = restore_last(manager, jax.device_put(state, replicated))
         reports, started, first = [], time.monotonic(), int(state.step)
+        forget_after(config.out / "loss.csv", first)
         for step in range(first + 1, config.steps + 1):
             state, report = advance(state, key)
             reports.append(report)
@@ -165,27 +171,10 @@ def train(config: Config) -> None:
                 _draw_samples(config, nnx.merge(graph, state.average), one_image, step)
 
 
-def _shardings(batch_size: int) -> tuple[NamedSharding, NamedSharding]:
-    devices = max(n for n in range(1, jax.device_count() + 1) if batch_size % n == 0)
-    mesh = jax.make_mesh((devices,), ("batch",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
-    return NamedSharding(mesh, PartitionSpec("batch")), NamedSharding(mesh, PartitionSpec())
-
-
-def _restore(manager: ocp.CheckpointManager, state: TrainState) -> TrainState:
-    last = manager.latest_step()
-    if last is None:
-        return state
-    print(f"going on from step {last}", flush=True)
-    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
-    restored: Any = manager.restore(last, args=ocp.args.StandardRestore(target))
-    return restored
-
-
 def _log(config: Config, step: int, reports: list[dict[str, Any]], seconds_per_step: float) -> None:
     t = np.concatenate([r["t"] for r in reports])
     error = np.concatenate([r["eps_error"] for r in reports])
     row = {
-        "step": step,
         "loss": np.mean([r["loss"] for r in reports]),
         "eps_error": error.mean(),
         "eps_error_below_100": error[t < 100].mean(),
@@ -194,19 +183,10 @@ def _log(config: Config, step: int, reports: list[dict[str, Any]], seconds_per_s
         "seconds_per_step": seconds_per_step,
     }
     path = config.out / "loss.csv"
-    fresh = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(row))
-        if fresh:
-            writer.writeheader()
-        writer.writerow({k: v if k == "step" else f"{v:.6g}" for k, v in row.items()})
+    append_row(path, step, row)
     with path.open() as file:
         write_image(config.out / "loss.png", draw_loss(list(csv.DictReader(file))))
-    left = seconds_per_step * (config.steps - step) / 60
-    print(
-        f"step {step}/{config.steps}  loss {row['loss']:.4f}  {seconds_per_step:.2f} s/step  {left:.0f} min left",
-        flush=True,
-    )
+    print_progress(step, config.steps, row["loss"], seconds_per_step)
 
 
 def draw_loss(rows: list[dict[str, str]], width: int = 640, height: int = 360) -> Float[np.ndarray, "h w 3"]:
@@ -239,8 +219,7 @@ def _draw_samples(config: Config, network: UNet, one_image: Callable, step: int)
 
 def main(config: Config) -> None:
     """Checks the settings, writes them down, and trains."""
-    config.out.mkdir(parents=True, exist_ok=True)
-    (config.out / "config.json").write_text(json.dumps(asdict(config), indent=2, default=str) + "\n")
+    write_settings(config.out, config)
     train(config)
 
 

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxdiff import chains, faces, guidance, images, metrics, networks, operators, priors, samplers
-    from jaxdiff.chains.many import plan, sample_many, sample_segments
+    from jaxdiff.chains.many import sample_many, sample_segments
+    from jaxdiff.chains.memory import plan
     from jaxdiff.guidance import MMPS, TMPD, PiGDM
     from jaxdiff.measurement import Measurement, measure
     from jaxdiff.metrics import lpips
@@ -25,7 +26,8 @@ __version__ = "0.1.0"
 
 _WINGS = ("chains", "faces", "guidance", "images", "metrics", "networks", "operators", "priors", "samplers")
 _HOME = {
-    "chains.many": ("plan", "sample_many", "sample_segments"),
+    "chains.many": ("sample_many", "sample_segments"),
+    "chains.memory": ("plan",),
     "guidance": ("MMPS", "PiGDM", "TMPD"),
     "measurement": ("Measurement", "measure"),
     "metrics.diagnosis": ("Diagnose", "Diagnosis", "Verdict", "verdict"),

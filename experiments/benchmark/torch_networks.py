@@ -93,8 +93,27 @@ class Loop:
         return x0_hat.clamp(-1, 1), fraction * at.log_beta + (1 - fraction) * at.log_small
 
 
+def make_torch_unet(config: UNetConfig) -> Any:
+    """Makes the original network of an architecture; its attention is placed by factors, not by pixels."""
+    return UNetModel(
+        image_size=config.image_size,
+        in_channels=config.in_channels,
+        model_channels=config.channels,
+        out_channels=config.out_channels,
+        num_res_blocks=config.num_res_blocks,
+        attention_resolutions=[config.image_size // pixels for pixels in config.attention_resolutions],
+        channel_mult=config.channel_mult,
+        num_classes=config.num_classes,
+        num_heads=config.num_heads,
+        num_head_channels=config.num_head_channels or -1,
+        use_scale_shift_norm=config.scale_shift_norm,
+        resblock_updown=config.resblock_updown,
+        use_new_attention_order=config.new_attention_order,
+    )
+
+
 def make_network(config: UNetConfig, state: dict[str, Any], recompute: bool = False) -> Any:
-    """Makes the original network.
+    """Makes the original network with weights.
 
     Args:
         config: the architecture.
@@ -102,21 +121,7 @@ def make_network(config: UNetConfig, state: dict[str, Any], recompute: bool = Fa
         recompute: compute every block again in the backward pass, as azula's copy does; the original does not.
     """
     with torch.device("meta"):
-        network = UNetModel(
-            image_size=config.image_size,
-            in_channels=config.in_channels,
-            model_channels=config.channels,
-            out_channels=config.out_channels,
-            num_res_blocks=config.num_res_blocks,
-            attention_resolutions=[config.image_size // pixels for pixels in config.attention_resolutions],
-            channel_mult=config.channel_mult,
-            num_classes=config.num_classes,
-            num_heads=config.num_heads,
-            num_head_channels=config.num_head_channels or -1,
-            use_scale_shift_norm=config.scale_shift_norm,
-            resblock_updown=config.resblock_updown,
-            use_new_attention_order=config.new_attention_order,
-        )
+        network = make_torch_unet(config)
     network.load_state_dict(state, strict=True, assign=True)
     for module in network.modules():
         if isinstance(module, torch.nn.GroupNorm):

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from experiments.shared.problems import held_out_face
 from experiments.shared.setup import Config, Experiment
 from jaxdiff import DDPM, Denoiser, time_grid
-from jaxdiff.networks.unet import ResBlock, timestep_embedding
+from jaxdiff.networks.layers import ResBlock, timestep_embedding
 from jaxdiff.operators import Operator
 from jaxdiff.runs.methods import Run
 from jaxdiff.runs.runner import draw

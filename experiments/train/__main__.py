@@ -14,8 +14,6 @@ folder: `checkpoints/` (a killed run goes on from the last one when the same com
 `jaxdiff.load_prior` reads. The batch is split between the devices, on a CPU between its cores.
 """
 
-import csv
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -28,12 +26,21 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
 from experiments.shared.command import run_script
+from experiments.shared.training import (
+    append_row,
+    batch_shardings,
+    first_state,
+    forget_after,
+    open_checkpoints,
+    print_progress,
+    restore_last,
+    write_settings,
+)
 from experiments.train.crops import random_crops, read_photographs, to_images
 from experiments.train.leaves import draw_leaves
-from jaxdiff.disk import write_atomically
 from jaxdiff.errors import UserError, check_positive
 from jaxdiff.networks.precision import Dtype
 from jaxdiff.networks.unet import UNet, UNetConfig
@@ -128,17 +135,16 @@ def train(config: Config) -> None:
     network = UNet(config.network, dtype=config.dtype, rngs=nnx.Rngs(config.seed))
     graph, weights = nnx.split(network)
     optimizer = make_optimizer(config.steps, learning_rate=config.learning_rate)
-    state = TrainState(weights, jax.tree.map(jnp.copy, weights), optimizer.init(weights), jnp.zeros((), int))
+    state = first_state(weights, optimizer)
     schedule = config.prior.make_schedule()
-    sharded, replicated = _shardings(config.batch_size // 2)
+    sharded, replicated = batch_shardings(config.batch_size // 2)
     advance = make_advance(config, make_step(config, graph, optimizer, schedule), sharded, replicated)
     measure = make_held_out_error(graph, schedule, held_out, max(config.sizes)) if held_out else None
-    # Saved in the foreground: a thread that writes would outlive a run that stops.
-    options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
-    with ocp.CheckpointManager((config.out / "checkpoints").resolve(), options=options) as manager:
-        state = _restore(manager, jax.device_put(state, replicated))
+    with open_checkpoints(config.out) as manager:
+        state = restore_last(manager, jax.device_put(state, replicated))
         first = int(state.step)
-        _forget_after(config.out, first)
+        for name in ("loss.csv", "held_out.csv"):
+            forget_after(config.out / name, first)
         reports, started = [], time.monotonic()
         for step in range(first + 1, config.steps + 1):
             photos = _photos_of(config, photographs, step)
@@ -208,62 +214,23 @@ def _photos_of(config: Config, photographs: list, step: int) -> np.ndarray:
     return to_images(random_crops(rng, photographs, config.batch_size // 2, size))
 
 
-def _shardings(photos: int) -> tuple[NamedSharding, NamedSharding]:
-    devices = max(n for n in range(1, jax.device_count() + 1) if photos % n == 0)
-    mesh = jax.make_mesh((devices,), ("batch",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
-    return NamedSharding(mesh, PartitionSpec("batch")), NamedSharding(mesh, PartitionSpec())
-
-
-def _restore(manager: ocp.CheckpointManager, state: TrainState) -> TrainState:
-    last = manager.latest_step()
-    if last is None:
-        return state
-    print(f"going on from step {last}", flush=True)
-    restored: Any = manager.restore(
-        last, args=ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, state))
-    )
-    return restored
-
-
 def _log(config: Config, step: int, reports: list[dict[str, Any]], seconds_per_step: float) -> None:
     loss, norm = (float(np.mean([r[name] for r in reports])) for name in ("loss", "gradient_norm"))
     error = float(np.mean([r["eps_error"] for r in reports]))
     row = {"loss": loss, "eps_error": error, "gradient_norm": norm, "seconds_per_step": seconds_per_step}
-    _append(config.out / "loss.csv", step, row)
-    left = seconds_per_step * (config.steps - step) / 60
-    print(
-        f"step {step}/{config.steps}  loss {loss:.4f}  {seconds_per_step:.2f} s/step  {left:.0f} min left", flush=True
-    )
+    append_row(config.out / "loss.csv", step, row)
+    print_progress(step, config.steps, loss, seconds_per_step)
 
 
 def _log_held_out(config: Config, step: int, errors: list[float]) -> None:
-    _append(config.out / "held_out.csv", step, {f"t={t}": e for t, e in zip(HELD_OUT_TIMES, errors, strict=True)})
+    append_row(config.out / "held_out.csv", step, {f"t={t}": e for t, e in zip(HELD_OUT_TIMES, errors, strict=True)})
     found = "  ".join(f"t={t} {error:.3g}" for t, error in zip(HELD_OUT_TIMES, errors, strict=True))
     print(f"step {step}/{config.steps}  held-out error of eps_hat: {found}", flush=True)
 
 
-def _append(path: Path, step: int, row: dict[str, float]) -> None:
-    fresh = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file)
-        if fresh:
-            writer.writerow(["step", *row])
-        writer.writerow([step, *(f"{value:.6g}" for value in row.values())])
-
-
-def _forget_after(out: Path, step: int) -> None:
-    """Removes rows of steps that will be taken again, because the run was cut after its last checkpoint."""
-    for path in (out / "loss.csv", out / "held_out.csv"):
-        if path.exists():
-            head, *rows = path.read_text().splitlines(keepends=True)
-            kept = [row for row in rows if row.endswith("\n") and int(row.split(",")[0]) <= step]
-            write_atomically(path, head + "".join(kept))
-
-
 def main(config: Config) -> None:
     """Writes the settings down and trains."""
-    config.out.mkdir(parents=True, exist_ok=True)
-    write_atomically(config.out / "config.json", json.dumps(asdict(config), indent=2, default=str) + "\n")
+    write_settings(config.out, config)
     train(config)
 
 

@@ -9,13 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Key
 
 from jaxdiff.chains.devices import Devices, devices_of, place, share_out
-from jaxdiff.chains.memory import WORKSPACE, Plan, available_memory, describe_bytes
-from jaxdiff.priors.denoiser import Prediction, Time
-from jaxdiff.pytree import pytree
-from jaxdiff.samplers.base import Observer, Sampler, check_times, sample, visit_numbers
+from jaxdiff.chains.memory import describe_bytes, fitting, plan
+from jaxdiff.chains.program import advance_chains, start_chains, start_observing, whole_segment
+from jaxdiff.samplers.base import Observer, Sampler, check_times, visit_numbers
 
 
 class Progress(NamedTuple):
@@ -40,62 +39,6 @@ class Progress(NamedTuple):
     x0_hat: Any
     seen: Any = None
     compile_seconds: float = 0.0
-
-
-@jax.jit
-def _start(sampler: Sampler, keys: Key[Array, " n"], t: Array) -> Any:
-    return jax.vmap(lambda key: sampler.init(jax.random.fold_in(key, jnp.int32(-1)), t))(keys)
-
-
-@jax.jit
-def _step(sampler: Sampler, key: PRNGKeyArray, state: Any, t: Array, s: Array) -> tuple[Any, Prediction]:
-    # Jitted so that asking for its shapes and scanning over it trace it once.
-    return sampler.step(key, state, t, s)
-
-
-@pytree
-class _Watched:
-    """A sampler whose state also holds the last estimate, so that a scan need not stack all, and what was seen."""
-
-    sampler: Sampler
-    observer: Observer | None
-
-    def init(self, key: PRNGKeyArray, t: Time) -> Any:
-        raise NotImplementedError("always continues a state")
-
-    def step(
-        self, key: PRNGKeyArray, state: tuple[Any, Array, Any], t: Time, s: Time
-    ) -> tuple[tuple[Any, Array, Any], Prediction]:
-        before, _, seen = state
-        after, prediction = _step(self.sampler, key, before, t, s)
-        if self.observer is not None:
-            seen = self.observer.look(seen, self.sampler, before, prediction, after, t, s)
-        return (after, prediction.before_guidance, seen), prediction
-
-    def image(self, state: tuple[Any, Array, Any]) -> Array:
-        return self.sampler.image(state[0])
-
-
-@jax.jit
-def _advance(
-    sampler: Sampler,
-    observer: Observer | None,
-    keys: Key[Array, " n"],
-    state: Any,
-    seen: Any,
-    times: Array,
-    visits: Array,
-) -> tuple[Any, Array, Any]:
-    watched = _Watched(sampler, observer)
-    first = jax.tree.map(lambda leaf: leaf[0], state)
-    estimate = lambda *arguments: _step(*arguments)[1].before_guidance
-    of_one = jax.eval_shape(estimate, sampler, keys[0], first, times[0], times[1])
-    x0_hat = jnp.zeros((len(keys), *of_one.shape), of_one.dtype)
-
-    def run(key: PRNGKeyArray, *state: Any) -> Any:
-        return sample(watched, key, times, visits=visits, state=state)[0]
-
-    return jax.vmap(run)(keys, state, x0_hat, seen)
 
 
 def sample_segments(
@@ -151,7 +94,7 @@ def sample_segments(
     batch_size = min(batch_size, len(keys))
     if devices is not None:
         devices, batch_size = share_out(devices, batch_size, len(keys))
-    segment = _divisor(segment, num_steps)
+    segment = whole_segment(segment, num_steps)
     visits = jnp.asarray(visit_numbers(times))
     sampler, observer, times, visits = place((sampler, observer, jnp.asarray(times), visits), devices)
     # Inside a jitted program there is nothing to compile here.
@@ -162,13 +105,13 @@ def sample_segments(
         batch_keys = place(keys[chosen], devices, "chains")
         done, seen = 0, None
         if observer is not None:
-            seen = _start_observing(observer, batch_size)
+            seen = start_observing(observer, batch_size)
         if after and batch == after.batch:
             done, batch_state, seen = after.step, after.state, after.seen
         elif state is not None:
             batch_state = jax.tree.map(lambda leaf, chosen=chosen: leaf[chosen], state)
         else:
-            batch_state = _start(sampler, batch_keys, times[0])
+            batch_state = start_chains(sampler, batch_keys, times[0])
         batch_state, seen = place((batch_state, seen), devices, "chains")
         for step in range(done, num_steps, segment):
             part = times[step : step + segment + 1], visits[step : step + segment]
@@ -176,28 +119,17 @@ def sample_segments(
             with _out_of_memory_explained(sampler, part[0], batch_size, observer, devices):
                 if compile_seconds is None:
                     compile_seconds = _compile(*arguments)
-                batch_state, x0_hat, seen = _advance(*arguments)
+                batch_state, x0_hat, seen = advance_chains(*arguments)
                 jax.block_until_ready(x0_hat)
             done_steps = step + segment
             yield Progress(batch, num_batches, done_steps, num_steps, batch_state, x0_hat, seen, compile_seconds)
 
 
 def _compile(*arguments: Any) -> float:
-    """Compiles the program of a segment, which `_advance` then finds; returns the seconds that it took."""
+    """Compiles the program of a segment, which `advance_chains` then finds; returns the seconds that it took."""
     started = time.monotonic()
-    _advance.lower(*arguments).compile()
+    advance_chains.lower(*arguments).compile()
     return time.monotonic() - started
-
-
-def _divisor(segment: int | None, num_steps: int) -> int:
-    if segment is not None and segment < 1:
-        raise ValueError(f"`segment` must be positive, got {segment}.")
-    longest = num_steps if segment is None else min(segment, num_steps)
-    return max(n for n in range(1, longest + 1) if num_steps % n == 0)
-
-
-def _start_observing(observer: Observer, batch_size: int) -> Any:
-    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (batch_size, *jnp.shape(leaf))), observer.start())
 
 
 @contextmanager
@@ -217,68 +149,6 @@ def _out_of_memory_explained(
             f"a batch of {batch_size} chains needs about {describe_bytes(found.peak(batch_size))}, and "
             f"{describe_bytes(found.available)} are free; {advice}."
         ) from error
-
-
-def plan(
-    sampler: Sampler,
-    times: Int[Array, " n"] | np.ndarray,
-    *,
-    segment: int | None = None,
-    observer: Observer | None = None,
-    devices: Devices | None = None,
-    available: int | None = None,
-) -> Plan:
-    """Predicts the memory that batches of chains need, from the programs compiled for one and for four, unrun.
-
-    Args:
-        sampler: as for `sample_segments`; abstract weights will do.
-        times: as for `sample_segments`; their number decides nothing.
-        segment: as for `sample_segments`.
-        observer: as for `sample_segments`.
-        devices: those that are to share a batch; the default device alone by default. CPUs share their memory: where
-            it holds no chain for each of them, the plan is for fewer.
-        available: bytes on each device; what is free now by default.
-
-    Returns:
-        The plan; `print` says it in a sentence.
-    """
-    devices = devices or jax.devices()[:1]
-    times = jnp.asarray(times)[: _divisor(segment, len(times) - 1) + 1]
-    # Not one and two: XLA lays small batches out in another way, which needs less memory for every chain.
-    one, four = (_peak(sampler, observer, times, batch_size) for batch_size in (1, 4))
-    per_chain = -(-(four - one) // 3)
-    fixed = max(one - per_chain, 0)
-    if available is not None or devices[0].platform != "cpu":
-        return Plan(fixed, per_chain, available or available_memory(devices[0]), len(devices))
-    total = available_memory(devices[0])
-    plans = [Plan(fixed, per_chain, total // count, count) for count in range(len(devices), 0, -1)]
-    return next((found for found in plans if found.batch_size), plans[-1])
-
-
-def _lower(sampler: Sampler, observer: Observer | None, times: Array, batch_size: int) -> jax.stages.Lowered:
-    """Lowers the program of `sample_segments` without arrays of the batch."""
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch_size))
-    state = jax.eval_shape(_start, sampler, keys, times[0])
-    seen = jax.eval_shape(lambda: None if observer is None else _start_observing(observer, batch_size))
-    return _advance.lower(sampler, observer, keys, state, seen, times, jnp.zeros(len(times) - 1, int))
-
-
-def _peak(sampler: Sampler, observer: Observer | None, times: Array, batch_size: int) -> int:
-    needed: Any = _lower(sampler, observer, times, batch_size).compile().memory_analysis()
-    workspace = WORKSPACE if jax.default_backend() == "cpu" else 1.0
-    kept = needed.argument_size_in_bytes + needed.output_size_in_bytes - needed.alias_size_in_bytes
-    return int(kept + workspace * needed.temp_size_in_bytes)
-
-
-def fitting(found: Plan, chains: int) -> int:
-    """Returns the largest batch of a plan for so many chains.
-
-    Raises:
-        MemoryError: if not even one fits.
-    """
-    if found.batch_size < 1:
-        raise MemoryError(f"{found}.")
-    return min(found.batch_size, chains)
 
 
 def sample_many(

@@ -4,6 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from jaxdiff.chains.devices import Devices
+from jaxdiff.chains.program import advance_chains, start_chains, start_observing, whole_segment
+from jaxdiff.samplers.base import Observer, Sampler
+
 WORKSPACE = 1.1
 """On CPUs the library for convolutions takes memory of its own while a program runs, which XLA does not count: 2 to
 20 % of what it does count, most for small networks and few chains."""
@@ -44,6 +53,68 @@ class Plan:
             f"{describe_bytes(self.fixed)} and {describe_bytes(self.per_chain)} for every chain, of "
             f"{describe_bytes(self.available)}{each}: {advice}"
         )
+
+
+def plan(
+    sampler: Sampler,
+    times: Int[Array, " n"] | np.ndarray,
+    *,
+    segment: int | None = None,
+    observer: Observer | None = None,
+    devices: Devices | None = None,
+    available: int | None = None,
+) -> Plan:
+    """Predicts the memory that batches of chains need, from the programs compiled for one and for four, unrun.
+
+    Args:
+        sampler: as for `sample_segments`; abstract weights will do.
+        times: as for `sample_segments`; their number decides nothing.
+        segment: as for `sample_segments`.
+        observer: as for `sample_segments`.
+        devices: those that are to share a batch; the default device alone by default. CPUs share their memory: where
+            it holds no chain for each of them, the plan is for fewer.
+        available: bytes on each device; what is free now by default.
+
+    Returns:
+        The plan; `print` says it in a sentence.
+    """
+    devices = devices or jax.devices()[:1]
+    times = jnp.asarray(times)[: whole_segment(segment, len(times) - 1) + 1]
+    # Not one and two: XLA lays small batches out in another way, which needs less memory for every chain.
+    one, four = (_peak(sampler, observer, times, batch_size) for batch_size in (1, 4))
+    per_chain = -(-(four - one) // 3)
+    fixed = max(one - per_chain, 0)
+    if available is not None or devices[0].platform != "cpu":
+        return Plan(fixed, per_chain, available or available_memory(devices[0]), len(devices))
+    total = available_memory(devices[0])
+    plans = [Plan(fixed, per_chain, total // count, count) for count in range(len(devices), 0, -1)]
+    return next((found for found in plans if found.batch_size), plans[-1])
+
+
+def _lower(sampler: Sampler, observer: Observer | None, times: Array, batch_size: int) -> jax.stages.Lowered:
+    """Lowers the program of `sample_segments` without arrays of the batch."""
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch_size))
+    state = jax.eval_shape(start_chains, sampler, keys, times[0])
+    seen = jax.eval_shape(lambda: None if observer is None else start_observing(observer, batch_size))
+    return advance_chains.lower(sampler, observer, keys, state, seen, times, jnp.zeros(len(times) - 1, int))
+
+
+def _peak(sampler: Sampler, observer: Observer | None, times: Array, batch_size: int) -> int:
+    needed: Any = _lower(sampler, observer, times, batch_size).compile().memory_analysis()
+    workspace = WORKSPACE if jax.default_backend() == "cpu" else 1.0
+    kept = needed.argument_size_in_bytes + needed.output_size_in_bytes - needed.alias_size_in_bytes
+    return int(kept + workspace * needed.temp_size_in_bytes)
+
+
+def fitting(found: Plan, chains: int) -> int:
+    """Returns the largest batch of a plan for so many chains.
+
+    Raises:
+        MemoryError: if not even one fits.
+    """
+    if found.batch_size < 1:
+        raise MemoryError(f"{found}.")
+    return min(found.batch_size, chains)
 
 
 def describe_bytes(count: int) -> str:

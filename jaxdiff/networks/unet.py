@@ -9,7 +9,6 @@ References:
 """
 
 from dataclasses import dataclass
-from math import log
 from typing import Any
 
 import jax
@@ -19,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxdiff.networks.blocks import depth_to_space, space_to_depth
 from jaxdiff.networks.convolution import Conv
-from jaxdiff.networks.normalization import group_norm
+from jaxdiff.networks.layers import AttentionBlock, Downsample, GroupNorm, ResBlock, Upsample, timestep_embedding
 from jaxdiff.networks.precision import Dtype, arithmetic
 
 
@@ -129,138 +128,6 @@ FACES_32 = UNetConfig(
     norm_groups=8,
 )
 """The small network of the shipped face prior."""
-
-
-def timestep_embedding(t: Int[Array, " n"], width: int) -> Float[Array, "n width"]:
-    """Sinusoidal embedding of integer times: `[cos(t f), sin(t f)]` with `f = 10000^(-k / half)`."""
-    half = width // 2
-    frequencies = jnp.exp(-log(10000.0) * jnp.arange(half, dtype=jnp.float32) / half)
-    angles = t.astype(jnp.float32)[:, None] * frequencies[None]
-    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
-
-
-@jax.custom_vjp
-def _down(x: Array) -> Array:
-    n, h, w, c = x.shape
-    pixels = x.reshape(n, h // 2, 2, w // 2, 2, c)
-    # Sums of slices, whose own derivative would be padded slices.
-    return (pixels[:, :, 0, :, 0] + pixels[:, :, 0, :, 1] + pixels[:, :, 1, :, 0] + pixels[:, :, 1, :, 1]) / 4
-
-
-@jax.custom_vjp
-def _up(x: Array) -> Array:
-    n, h, w, c = x.shape
-    return jnp.broadcast_to(x[:, :, None, :, None], (n, h, 2, w, 2, c)).reshape(n, 2 * h, 2 * w, c)
-
-
-_down.defvjp(lambda x: (_down(x), None), lambda _, gradient: (_up(gradient) / 4,))
-_up.defvjp(lambda x: (_up(x), None), lambda _, gradient: (4 * _down(gradient),))
-
-
-class GroupNorm(nnx.Module):
-    """Group norm with the statistics in float32 and `epsilon = 1e-5`, as PyTorch has it."""
-
-    def __init__(self, channels: int, groups: int):
-        self.scale = nnx.Param(jnp.ones(channels))
-        self.bias = nnx.Param(jnp.zeros(channels))
-        self.groups = groups
-
-    def __call__(
-        self,
-        x: Float[Array, "n *space c"],
-        scale: Float[Array, "n c"] | float = 1.0,
-        shift: Float[Array, "n c"] | float = 0.0,
-        *,
-        silu: bool = False,
-    ) -> Float[Array, "n *space c"]:
-        """Computes `scale * norm(x) + shift`, and SiLU of it if `silu`."""
-        scale, shift = self.scale[...][None] * scale, self.bias[...][None] * scale + shift
-        return group_norm(x, scale, shift, self.groups, silu=silu)
-
-
-class ResBlock(nnx.Module):
-    """Two convolutions with the time embedding in between, plus a skip connection.
-
-    Args:
-        resample: None, or "down"/"up", done to both branches before the first convolution.
-    """
-
-    def __init__(self, config, width, out_width, *, resample=None, **products):
-        emb_width = 4 * config.channels
-        self.in_norm = GroupNorm(width, config.norm_groups)
-        self.in_conv = Conv(width, out_width, **products)
-        self.embed = nnx.Linear(emb_width, out_width * (2 if config.scale_shift_norm else 1), **products)
-        self.out_norm = GroupNorm(out_width, config.norm_groups)
-        self.out_conv = Conv(out_width, out_width, zero=True, **products)
-        same = out_width == width
-        self.skip = None if same else Conv(width, out_width, 1, **products)
-        # A name and not the function, which could neither be pickled nor copied.
-        self.resample = resample
-        self.scale_shift_norm = config.scale_shift_norm
-
-    def __call__(self, x: Float[Array, "n h w c"], embedding: Float[Array, "n e"]) -> Float[Array, "n h2 w2 d"]:
-        hidden = self.in_norm(x, silu=True)
-        if self.resample is not None:
-            resample = _down if self.resample == "down" else _up
-            hidden, x = resample(hidden), resample(x)
-        hidden = self.in_conv(hidden)
-        shift = self.embed(nnx.silu(embedding)).astype(jnp.float32)
-        if self.scale_shift_norm:
-            scale, shift = jnp.split(shift, 2, axis=-1)
-            hidden = self.out_norm(hidden, 1 + scale, shift, silu=True)
-        else:
-            hidden = self.out_norm(hidden + shift[:, None, None], silu=True)
-        hidden = self.out_conv(hidden)
-        return hidden + (x if self.skip is None else self.skip(x)).astype(hidden.dtype)
-
-
-class AttentionBlock(nnx.Module):
-    """Multi-head self-attention over all pixels, with a residual connection."""
-
-    def __init__(self, config, width, **products):
-        self.norm = GroupNorm(width, config.norm_groups)
-        self.qkv = nnx.Linear(width, 3 * width, **products)
-        self.proj = nnx.Linear(width, width, kernel_init=nnx.initializers.zeros, **products)
-        self.heads = config.heads(width)
-        self.new_order = config.new_attention_order
-        self.precision = products["precision"]
-
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
-        n, h, w, c = x.shape
-        width = c // self.heads
-        qkv = self.qkv(self.norm(x.reshape(n, h * w, c)))
-        if self.new_order:
-            q, k, v = jnp.moveaxis(qkv.reshape(n, h * w, 3, self.heads, width), 2, 0)
-        else:
-            q, k, v = jnp.moveaxis(qkv.reshape(n, h * w, self.heads, 3, width), 3, 0)
-        # Scaling q and k apart, not their product, is the original's guard against float16 overflow.
-        scale = width**-0.25
-        logits = jnp.einsum(
-            "nqhc,nkhc->nhqk", q * scale, k * scale, precision=self.precision, preferred_element_type=jnp.float32
-        )
-        weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-        mixed = jnp.einsum("nhqk,nkhc->nqhc", weights, v, precision=self.precision).reshape(n, h * w, c)
-        return x + self.proj(mixed).reshape(n, h, w, c).astype(x.dtype)
-
-
-class Downsample(nnx.Module):
-    """Halves the resolution by a strided convolution."""
-
-    def __init__(self, width, **products):
-        self.conv = Conv(width, width, stride=2, **products)
-
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
-        return self.conv(x)
-
-
-class Upsample(nnx.Module):
-    """Doubles the resolution by nearest neighbours and a convolution."""
-
-    def __init__(self, width, **products):
-        self.conv = Conv(width, width, **products)
-
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
-        return self.conv(_up(x))
 
 
 class UNet(nnx.Module):

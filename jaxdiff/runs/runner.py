@@ -16,7 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as ProgressBar
 
 from jaxdiff.chains.devices import share_out
-from jaxdiff.chains.many import Progress, fitting, plan, sample_segments
+from jaxdiff.chains.many import Progress, sample_segments
+from jaxdiff.chains.memory import fitting, plan
 from jaxdiff.errors import UserError
 from jaxdiff.images.files import to_uint8
 from jaxdiff.metrics.diagnosis import Diagnosis

@@ -9,7 +9,8 @@ from jaxtyping import Array, Float
 
 from jaxdiff.measurement import Measurement
 from jaxdiff.metrics.diagnosis import Diagnosis, Remedies, Verdict, verdict
-from jaxdiff.metrics.lpips import LPIPS, LPIPSWeightsNotFound, load_lpips
+from jaxdiff.metrics.lpips import LPIPS, load_lpips
+from jaxdiff.metrics.lpips_files import LPIPSWeightsNotFound
 from jaxdiff.metrics.pixels import psnr, ssim
 from jaxdiff.runs.methods import METHODS
 from jaxdiff.runs.tables import NOT_AVAILABLE, Row

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxdiff import DPS, Denoiser, Measurement, plan, time_grid
-from jaxdiff.chains.many import _lower
+from jaxdiff.chains.memory import _lower
 from jaxdiff.priors.storage import with_parameters
 from jaxdiff.operators import Identity
 from jaxdiff.schedule import linear
@@ -76,7 +76,7 @@ def test_a_plan_says_what_fits():
 
 def test_every_chain_adds_as_much_and_more_chains_than_planned_add_no_other():
     found = plan(make_sampler(), TIMES, available=MiB)
-    peaks = [many._peak(make_sampler(), None, jax.numpy.asarray(TIMES), n) for n in (1, 4, 12)]
+    peaks = [memory._peak(make_sampler(), None, jax.numpy.asarray(TIMES), n) for n in (1, 4, 12)]
     np.testing.assert_allclose([found.peak(1), found.peak(4)], peaks[:2], atol=3)
     assert abs(found.peak(12) / peaks[2] - 1) < 0.15
 
@@ -84,11 +84,11 @@ def test_every_chain_adds_as_much_and_more_chains_than_planned_add_no_other():
 def test_auto_draws_as_many_at_once_as_fit(monkeypatch):
     sampler, batches = make_sampler(), []
     need = plan(sampler, TIMES, available=MiB)
-    monkeypatch.setattr(many, "available_memory", lambda device: int(need.peak(2) / 0.89))
+    monkeypatch.setattr(memory, "available_memory", lambda device: int(need.peak(2) / 0.89))
     drawn = sample_many(sampler, KEYS, TIMES, batch_size="auto", report=lambda done: batches.append(done.num_batches))
     assert set(batches) == {3}
     np.testing.assert_allclose(drawn, sample_many(sampler, KEYS, TIMES), atol=1e-5)
-    monkeypatch.setattr(many, "available_memory", lambda device: need.fixed)
+    monkeypatch.setattr(memory, "available_memory", lambda device: need.fixed)
     with pytest.raises(MemoryError, match="not even one chain fits"):
         sample_many(sampler, KEYS, TIMES, batch_size="auto")
 
@@ -108,8 +108,8 @@ class Full:
 def test_out_of_memory_names_the_batch_size_to_use(monkeypatch):
     sampler = make_sampler()
     need = plan(sampler, TIMES, available=MiB)
-    monkeypatch.setattr(many, "available_memory", lambda device: int(need.peak(2) / 0.89))
-    monkeypatch.setattr(many, "_advance", Full(many._advance))
+    monkeypatch.setattr(memory, "available_memory", lambda device: int(need.peak(2) / 0.89))
+    monkeypatch.setattr(many, "advance_chains", Full(many.advance_chains))
     with pytest.raises(MemoryError, match=r"a batch of 5 chains needs about .* are free; use a batch size of 2\.$"):
         sample_many(sampler, KEYS, TIMES)
     assert sample_many(sampler, KEYS, TIMES, batch_size=2).shape[0] == 5
@@ -146,7 +146,7 @@ def test_other_errors_of_the_device_pass(monkeypatch):
         def __call__(self, *arguments):
             raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 
-    monkeypatch.setattr(many, "_advance", Broken(many._advance))
+    monkeypatch.setattr(many, "advance_chains", Broken(many.advance_chains))
     with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
         sample_many(make_sampler(), KEYS, TIMES)
 

@@ -18,20 +18,17 @@ import convert_weights.commands
 from convert_weights.__main__ import main
 from convert_weights.architecture import KNOWN, infer_config
 from convert_weights.unet import from_torch, to_flax_layout, to_torch, torch_name, torch_shapes
+from jaxdiff.networks.layers import AttentionBlock, Downsample, ResBlock, Upsample
 from jaxdiff.networks.precision import arithmetic
 from jaxdiff.networks.unet import (
     FACES_32,
     FFHQ_256,
     IMAGENET_256,
-    AttentionBlock,
-    Downsample,
-    ResBlock,
     UNet,
-    Upsample,
 )
 from jaxdiff.priors.storage import PriorConfig, load_prior, read_config, read_prior, save_prior, with_parameters
 from tests.convert_weights import by_hand
-from tests.golden.make_unet_parity import PATH, SMALL, draw_inputs, draw_weights, make_torch_unet, run_torch_unet
+from tests.golden.make_unet_parity import PATH, SMALL, draw_inputs, draw_weights, run_torch_unet
 
 # Float32 sums of a few thousand terms, taken in two orders, differ by about 1e-6.
 BOUND = 1e-4
@@ -201,6 +198,8 @@ def test_known_networks_have_their_published_size():
 def test_names_and_shapes_are_those_of_torch(adm, config):
     import torch  # pyright: ignore[reportMissingImports]
 
+    from experiments.benchmark.torch_networks import make_torch_unet
+
     with torch.device("meta"):
         expected = {name: tuple(t.shape) for name, t in make_torch_unet(config).state_dict().items()}
     assert torch_shapes(config) == expected
@@ -318,6 +317,8 @@ def added_files(work, files):
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_round_trip_through_files_is_bit_exact(work, files, adm, dtype, capsys):
     import torch  # pyright: ignore[reportMissingImports]
+
+    from experiments.benchmark.torch_networks import make_torch_unet
 
     weights = draw_weights(BLOCKS)
     tensors = {name: torch.from_numpy(array).to(getattr(torch, dtype)) for name, array in weights.items()}

@@ -109,5 +109,5 @@ def programs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         traced.append(type(sampler).__name__)
         return sample(sampler, *arguments, **options)
 
-    monkeypatch.setattr("jaxdiff.chains.many.sample", counted)
+    monkeypatch.setattr("jaxdiff.chains.program.sample", counted)
     return traced

@@ -31,7 +31,7 @@ from experiments.benchmark.timing import (
 )
 from jaxdiff.errors import UserError
 from jaxdiff.networks.unet import FFHQ_256
-from tests.golden.make_unet_parity import SMALL, make_torch_unet
+from tests.golden.make_unet_parity import SMALL
 
 
 def test_the_large_network_costs_what_its_layers_do():
@@ -52,6 +52,8 @@ def test_operations_are_those_that_pytorch_counts(config):
     torch = pytest.importorskip("torch")
     pytest.importorskip("azula")
     from torch.utils.flop_counter import FlopCounterMode  # pyright: ignore[reportMissingImports]
+
+    from experiments.benchmark.torch_networks import make_torch_unet
 
     network, labels = make_torch_unet(config), None if config.num_classes is None else torch.tensor([1])
     with FlopCounterMode(display=False) as counter, torch.no_grad():

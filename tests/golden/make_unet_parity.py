@@ -52,27 +52,6 @@ def draw_weights(config: UNetConfig, seed: int = 0) -> dict[str, np.ndarray]:
     return {name: draw(name) for name in sorted(shapes)}
 
 
-def make_torch_unet(config: UNetConfig):
-    """Makes the original network of an architecture; its attention is placed by factors, not by pixels."""
-    from azula.plugins.adm._src.unet import UNetModel  # pyright: ignore[reportMissingImports]
-
-    return UNetModel(
-        image_size=config.image_size,
-        in_channels=config.in_channels,
-        model_channels=config.channels,
-        out_channels=config.out_channels,
-        num_res_blocks=config.num_res_blocks,
-        attention_resolutions=[config.image_size // pixels for pixels in config.attention_resolutions],
-        channel_mult=config.channel_mult,
-        num_classes=config.num_classes,
-        num_heads=config.num_heads,
-        num_head_channels=config.num_head_channels or -1,
-        use_scale_shift_norm=config.scale_shift_norm,
-        resblock_updown=config.resblock_updown,
-        use_new_attention_order=config.new_attention_order,
-    )
-
-
 def run_torch_unet(
     config: UNetConfig,
     weights: dict[str, np.ndarray],
@@ -83,6 +62,8 @@ def run_torch_unet(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns output and input gradient `J^T cotangent` of the original, for one image `(h, w, c)`."""
     import torch  # pyright: ignore[reportMissingImports]
+
+    from experiments.benchmark.torch_networks import make_torch_unet
 
     network = make_torch_unet(config).eval()
     network.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()}, strict=True)

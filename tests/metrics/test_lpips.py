@@ -10,7 +10,8 @@ import pytest
 from flax import nnx
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from jaxdiff.metrics.lpips import LPIPS, LPIPSWeightsNotFound, load_lpips, lpips_from_torch, save_lpips
+from jaxdiff.metrics.lpips import LPIPS, load_lpips, lpips_from_torch, save_lpips
+from jaxdiff.metrics.lpips_files import LPIPSWeightsNotFound
 
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 # (place in torchvision's `features`, in, out, kernel, stride, padding, pool window before it)

@@ -7,7 +7,8 @@ import pytest
 from flax import nnx
 
 from jaxdiff.networks.blocks import depth_to_space, pad_to_multiple, space_to_depth
-from jaxdiff.networks.unet import AttentionBlock, UNet, UNetConfig
+from jaxdiff.networks.layers import AttentionBlock
+from jaxdiff.networks.unet import UNet, UNetConfig
 from jaxdiff.priors.storage import with_parameters
 from tests.conftest import random_weights
 

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 import jaxdiff.networks.convolution
-import jaxdiff.networks.unet
+import jaxdiff.networks.layers
 from jaxdiff.networks.normalization import group_norm
 from jaxdiff.networks.unet import FACES_32, UNet, UNetConfig
 from jaxdiff.priors.storage import with_parameters
@@ -132,9 +132,9 @@ def network_gradients(remat=False):
 def test_weight_gradients_of_a_network_equal_plain_jax(monkeypatch):
     """Rules written for sampling must not harm training."""
     ours = network_gradients()
-    monkeypatch.setattr(jaxdiff.networks.unet, "group_norm", plain)
-    monkeypatch.setattr(jaxdiff.networks.unet, "_down", plain_down)
-    monkeypatch.setattr(jaxdiff.networks.unet, "_up", lambda x: x.repeat(2, 1).repeat(2, 2))
+    monkeypatch.setattr(jaxdiff.networks.layers, "group_norm", plain)
+    monkeypatch.setattr(jaxdiff.networks.layers, "_down", plain_down)
+    monkeypatch.setattr(jaxdiff.networks.layers, "_up", lambda x: x.repeat(2, 1).repeat(2, 2))
     monkeypatch.setattr(
         jaxdiff.networks.convolution,
         "conv2d",

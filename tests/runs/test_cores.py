@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-import jaxdiff.chains.many as chains
+from jaxdiff.chains import memory
 from jaxdiff.chains.devices import share_out
-from jaxdiff.chains.many import plan
+from jaxdiff.chains.memory import plan
 from jaxdiff.runs.platform import devices_for, use_all_cores
 from tests.conftest import TIMES, sampler_of
 
@@ -62,14 +62,14 @@ def test_no_device_is_there_for_copies_alone(devices, batch, chains, used, fille
 
 def test_cpus_without_room_for_a_chain_each_are_fewer(monkeypatch):
     sampler, eight = sampler_of("dps"), jax.devices() * 8
-    monkeypatch.setattr(chains, "available_memory", lambda device: 2**40)
+    monkeypatch.setattr(memory, "available_memory", lambda device: 2**40)
     ample = plan(sampler, TIMES, devices=eight)
     assert ample.devices == 8
     need = ample.fixed + ample.per_chain
-    monkeypatch.setattr(chains, "available_memory", lambda device: int(3.5 * need / 0.9))
+    monkeypatch.setattr(memory, "available_memory", lambda device: int(3.5 * need / 0.9))
     scarce = plan(sampler, TIMES, devices=eight)
     assert (scarce.devices, scarce.batch_size) == (3, 3)
-    monkeypatch.setattr(chains, "available_memory", lambda device: need // 2)
+    monkeypatch.setattr(memory, "available_memory", lambda device: need // 2)
     assert plan(sampler, TIMES, devices=eight).batch_size == 0
 
 

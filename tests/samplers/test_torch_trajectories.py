@@ -17,7 +17,7 @@ from jaxdiff.operators import Mask
 from jaxdiff.priors.storage import with_parameters
 from jaxdiff.schedule import linear, time_grid
 from tests import reference
-from tests.golden.make_unet_parity import draw_weights, make_torch_unet
+from tests.golden.make_unet_parity import draw_weights
 
 pytestmark = pytest.mark.parity
 
@@ -39,6 +39,8 @@ class Both(NamedTuple):
 def both() -> Iterator[Both]:
     torch = pytest.importorskip("torch")
     pytest.importorskip("azula")
+    from experiments.benchmark.torch_networks import make_torch_unet
+
     weights = draw_weights(FFHQ_256)
     # The output is small beside the noise, so that an untrained network's chain tends to an image all the same.
     for name in ("out.2.weight", "out.2.bias"):
