@@ -17,7 +17,7 @@ from convert_weights.unet import from_torch, to_torch
 from jaxdiff.disk import check_replaceable, write_atomically
 from jaxdiff.metrics.lpips import lpips_from_torch, save_lpips
 from jaxdiff.networks.unet import UNetConfig
-from jaxdiff.priors.storage import PARTS, SHIPPED, PriorConfig, read_config, read_prior, save_prior
+from jaxdiff.priors.storage import PRIOR_FOLDER, SHIPPED, PriorConfig, read_config, read_prior, save_prior
 
 Positional = tyro.conf.Positional
 
@@ -65,7 +65,8 @@ class DownloadPrior:
     def run(self) -> None:
         """Download unless it has been done, convert, and print what the prior is."""
         _check_free(self.out_dir, self.overwrite)
-        source = self.out_dir.with_name(f"{self.out_dir.name}.pt")
+        folder = self.out_dir.resolve()
+        source = folder.with_name(f"{folder.name}.pt")
         if source.exists():
             print(f"{source} is already there")
         else:
@@ -90,8 +91,7 @@ class ExportPrior:
 
     def run(self) -> None:
         """Export, and print how many tensors were written."""
-        if self.out.exists() and not self.overwrite:
-            raise FileExistsError(f"{self.out} exists; choose another name or give --overwrite")
+        _check_new(self.out, self.overwrite)
         weights, config = read_prior(_prior_folder(self.prior))
         _check_unet(config, self.prior)
         _save_torch(to_torch(weights), self.out)
@@ -110,11 +110,14 @@ class ConvertLPIPS:
     """The .npz file to write; `jaxdiff.lpips.load_lpips` reads it."""
     net: Literal["vgg", "alex"]
     """Which network the files are of."""
+    overwrite: bool = False
+    """Replace OUT if it exists."""
 
     interrupted: ClassVar[str] = "nothing was written; run the same command again"
 
     def run(self) -> None:
         """Convert, and print where the weights are."""
+        _check_new(self.out, self.overwrite, self.backbone, self.heads)
         backbone, heads = read_state_dict(self.backbone), read_state_dict(self.heads)
         save_lpips(self.out, self.net, lpips_from_torch(self.net, backbone, heads))
         print(f"{self.out}: LPIPS {self.net}, for jaxdiff.lpips.load_lpips({self.net!r}, {str(self.out)!r})")
@@ -189,10 +192,17 @@ def _save(out_dir: Path, weights: dict[str, np.ndarray], config: PriorConfig, ov
     print(f"{out_dir}: {count:,} parameters, {dtypes}{taken}; for jaxdiff.load_prior({str(out_dir)!r})")
 
 
+def _check_new(out: Path, overwrite: bool, *sources: Path) -> None:
+    if out.resolve() in {source.resolve() for source in sources}:
+        raise FileExistsError(f"{out} is to be read; choose another name")
+    if out.exists() and not overwrite:
+        raise FileExistsError(f"{out} exists; choose another name or give --overwrite")
+
+
 def _check_free(out_dir: Path, overwrite: bool, source: Path | None = None) -> None:
     if source is not None and source.resolve().is_relative_to(out_dir.resolve()):
         raise FileExistsError(f"{source} lies in {out_dir}, which is to become the prior; choose another folder")
-    check_replaceable(out_dir, PARTS, overwrite)
+    check_replaceable(out_dir.resolve(), PRIOR_FOLDER, overwrite)
 
 
 def _prior_folder(name: str) -> Path:

@@ -8,10 +8,10 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from jaxdiff.errors import UserError
 
@@ -56,38 +56,64 @@ def write_atomically(path: str | os.PathLike, content: str | bytes | Callable[[I
     except OSError as error:
         raise OSError(error.errno, f"cannot be written: {error.strerror or error}", str(path)) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # of the two errors the first says more
+            partial.unlink(missing_ok=True)
+
+
+class FolderKind(NamedTuple):
+    """How a folder that was written as a whole is known again.
+
+    Attributes:
+        parts: names of what it may hold.
+        description: the part that describes it, a JSON object.
+        keys: what the description has at least.
+    """
+
+    parts: tuple[str, ...]
+    description: str
+    keys: tuple[str, ...]
+
+    def is_one(self, path: Path) -> bool:
+        """Tells whether a folder is of this kind."""
+        try:
+            found = json.loads((path / self.description).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return isinstance(found, dict) and all(key in found for key in self.keys)
 
 
 @contextmanager
-def new_folder(path: str | os.PathLike, parts: Collection[str], *, overwrite: bool = False) -> Iterator[Path]:
+def new_folder(path: str | os.PathLike, kind: FolderKind, *, overwrite: bool = False) -> Iterator[Path]:
     """Gives a folder to write into, which takes its name when the block ends and goes away if it fails.
 
     Args:
         path: the folder.
-        parts: names of what such a folder consists of; only a folder of nothing else is replaced.
+        kind: what is written; only a folder of this kind with nothing else in it is replaced.
         overwrite: replace a folder of this kind.
 
     Raises:
         FileExistsError: if there is something of that name that may not be replaced.
     """
     path = Path(path).resolve()
-    check_replaceable(path, parts, overwrite)
+    check_replaceable(path, kind, overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex[:8]}.partial")
+    partial, old = (path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex[:8]}.{end}") for end in ("partial", "old"))
     try:
         partial.mkdir()
         yield partial
         # Again, as the block may have taken minutes.
-        check_replaceable(path, parts, overwrite)
+        check_replaceable(path, kind, overwrite)
         if path.exists():
-            shutil.rmtree(path)
+            os.replace(path, old)
         os.replace(partial, path)
     finally:
+        if old.exists() and not path.exists():
+            os.replace(old, path)
+        shutil.rmtree(old, ignore_errors=True)
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def check_replaceable(path: Path, parts: Collection[str], overwrite: bool) -> None:
+def check_replaceable(path: Path, kind: FolderKind, overwrite: bool) -> None:
     """Refuses a folder that `new_folder` would not replace.
 
     Raises:
@@ -98,7 +124,7 @@ def check_replaceable(path: Path, parts: Collection[str], overwrite: bool) -> No
     if not path.is_dir():
         raise FileExistsError(f"{path} is a file; choose another folder.")
     found = sorted(entry.name for entry in path.iterdir())
-    foreign = [name for name in found if name not in parts]
+    foreign = [name for name in found if name not in kind.parts or not kind.is_one(path)]
     if foreign:
         raise FileExistsError(f"{path} holds {foreign[0]!r}, which is not replaced; choose another folder.")
     if found and not overwrite:
@@ -171,7 +197,7 @@ def claim_folder(
     """
     given, path = path, path.absolute()
     for file in inputs:
-        if file is not None and file.resolve().is_relative_to(path.resolve()):
+        if file is not None and file.exists() and file.resolve().is_relative_to(path.resolve()):
             raise UserError(f"{file} lies in the result folder {given}; choose another --out.")
     manifest = path / MANIFEST
     try:

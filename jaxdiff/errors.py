@@ -6,6 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
+INTERRUPTED = "the same command with --resume goes on where this one stopped; --overwrite would start anew"
+"""What to say after Ctrl-C where a run can go on."""
+
 
 class UserError(ValueError):
     """The user can mend this; the message says how."""
@@ -24,7 +27,7 @@ def exit_on_user_error(how_to_go_on: str) -> Iterator[None]:
         where = f"{error.filename}: " if error.filename else ""
         _end(f"error: {where}{error.strerror or error}.", 2)
     except MemoryError as error:
-        _end(f"error: {error or 'out of memory; try a smaller --batch-size.'}", 2)
+        _end(f"error: {str(error) or 'out of memory; try a smaller --batch-size.'}", 2)
     except KeyboardInterrupt:
         _end(f"interrupted; {how_to_go_on}.", 130)
     except UserError as error:
@@ -41,6 +44,12 @@ def check_positive(**numbers: int | str | None) -> None:
     for name, value in numbers.items():
         if isinstance(value, int) and value < 1:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
+
+
+def check_seed(seed: int) -> None:
+    """Refuses a seed that does not fit into the 64 bits that `jax.random.key` takes."""
+    if not -(2**63) <= seed < 2**63:
+        raise UserError(f"--seed must fit into 64 bits, got {seed}.")
 
 
 def check_name(name: str, known: Sequence[str], what: str) -> str:

@@ -5,10 +5,8 @@ from typing import TypeVar
 
 import tyro
 
-from jaxdiff.errors import exit_on_user_error
+from jaxdiff.errors import INTERRUPTED, exit_on_user_error
 from jaxdiff.runs.platform import keep_compiled_programs, use_all_cores
-
-INTERRUPTED = "the same command with --resume goes on where this one stopped"
 
 Config = TypeVar("Config")
 

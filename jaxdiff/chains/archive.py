@@ -12,12 +12,14 @@ import numpy as np
 from jax import export as jax_export
 from jaxtyping import Array, Int
 
-from jaxdiff.disk import new_folder
+from jaxdiff.disk import FolderKind, new_folder
 from jaxdiff.samplers.base import Sampler, sample
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
-PARTS = ("program.bin", "arrays.npz", "about.json", "run.py")
+EXPORTED = FolderKind(
+    ("program.bin", "arrays.npz", "about.json", "run.py"), "about.json", ("made with", "calling convention", "numbers")
+)
 """What an exported folder consists of."""
 
 RUN = '''"""Draws samples with the program in this folder; needs jax, flatbuffers, numpy and pillow, and nothing else.
@@ -157,7 +159,7 @@ def save(
         "numbers": {name: list(leaf.shape) for name, leaf in arrays.items() if not is_weight(name)},
         "weights": {name: list(leaf.shape) for name, leaf in arrays.items() if is_weight(name)},
     }
-    with new_folder(directory, PARTS, overwrite=overwrite) as partial:
+    with new_folder(directory, EXPORTED, overwrite=overwrite) as partial:
         (partial / "program.bin").write_bytes(program.serialize())
         np.savez(partial / "arrays.npz", allow_pickle=False, **arrays)
         (partial / "about.json").write_text(json.dumps(about, indent=2) + "\n")

@@ -14,7 +14,7 @@ from typing import Annotated
 import tyro
 
 from jaxdiff.cli.request import Export, Restore
-from jaxdiff.errors import exit_on_user_error
+from jaxdiff.errors import INTERRUPTED, exit_on_user_error
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
         args=arguments,
         config=(tyro.conf.PositionalRequiredArgs, tyro.conf.FlagCreatePairsOff),
     )
-    with exit_on_user_error("the same command with --resume goes on where this one stopped"):
+    with exit_on_user_error(INTERRUPTED if type(command) is Restore else "nothing was written"):
         run(command)
 
 

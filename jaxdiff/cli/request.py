@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from jaxdiff.errors import UserError, check_name, check_names, check_positive
+from jaxdiff.errors import UserError, check_name, check_names, check_positive, check_seed
 from jaxdiff.runs.methods import KNOWN_METHODS, METHODS, TASKS, HyperParameters, check_flags
 
 
@@ -109,6 +109,7 @@ class Restore:
         check_name(self.chosen_method, list(METHODS), "method")
         check_name(self.fit, ("crop", "pad"), "fit")
         check_positive(samples=self.samples, steps=self.steps, batch_size=self.batch_size, iterations=self.iterations)
+        check_seed(self.seed)
         self._check_sigma()
         self._check_operator()
         check_flags(self.chosen_method, self.hyper_parameters)

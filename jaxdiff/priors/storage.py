@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxdiff.disk import new_folder
+from jaxdiff.disk import FolderKind, new_folder
 from jaxdiff.errors import UserError
 from jaxdiff.networks.ffdnet import FFDNet, FFDNetConfig
 from jaxdiff.networks.precision import Dtype
@@ -36,7 +36,7 @@ _SCHEDULES = {"linear": linear, "cosine": cosine}
 _FORMAT = 1
 
 
-PARTS = ("config.json", "weights", "README.md")
+PRIOR_FOLDER = FolderKind(("config.json", "weights"), "config.json", ("format", "network", "schedule"))
 """What the folder of a prior consists of."""
 
 
@@ -164,7 +164,7 @@ def save_prior(
             "dtypes": sorted({str(np.asarray(w).dtype) for w in weights.values()}),
         }
     )
-    with new_folder(directory, PARTS, overwrite=overwrite) as partial:
+    with new_folder(directory, PRIOR_FOLDER, overwrite=overwrite) as partial:
         _write_weights(partial / "weights", weights)
         (partial / "config.json").write_text(json.dumps(description, indent=2) + "\n")
 

@@ -107,9 +107,11 @@ def open_folder(
         inputs: files that the script reads, none of which may lie in the folder.
 
     Raises:
-        UserError: if the folder is not the program's, holds results and neither flag is given, or they are of other
-            settings.
+        UserError: if both flags are given, the folder is not the program's, holds results and neither flag is given, or
+            they are of other settings.
     """
+    if resume and overwrite:
+        raise UserError("--resume goes on with results and --overwrite removes them; give one of them.")
     settings = json.loads(json.dumps({**settings, "environment": environment()}, default=str))
     config = path / "config.json"
     known = claim_folder(path, program, inputs=inputs, clear=overwrite)
@@ -148,7 +150,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
 
 def _read_settings(config: Path) -> dict[str, Any]:
     try:
-        return json.loads(config.read_text())["settings"]
+        return dict(json.loads(config.read_text())["settings"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{config} is damaged; choose another --out, or replace all with --overwrite.") from error
 
