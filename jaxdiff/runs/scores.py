@@ -10,7 +10,6 @@ from jaxtyping import Array, Float
 from jaxdiff.measurement import Measurement
 from jaxdiff.metrics.diagnosis import Diagnosis, Remedies, Verdict, verdict
 from jaxdiff.metrics.lpips import LPIPS, load_lpips
-from jaxdiff.metrics.lpips_files import LPIPSWeightsNotFound
 from jaxdiff.metrics.pixels import psnr, ssim
 from jaxdiff.runs.methods import METHODS
 from jaxdiff.runs.tables import NOT_AVAILABLE, Row
@@ -19,16 +18,17 @@ HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "lpips_vgg": False, "lpips_alex"
 LABELS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "lpips_vgg": "LPIPS (vgg)", "lpips_alex": "LPIPS (alex)"}
 
 _all_psnr, _all_ssim = (jax.jit(jax.vmap(metric, (0, None))) for metric in (psnr, ssim))
+_distance = jax.jit(LPIPS.__call__)
 _all_ratios = jax.jit(jax.vmap(Measurement.residual_ratio, (None, 0)))
 
 
 def load_lpips_nets() -> tuple[dict[str, LPIPS], list[str]]:
-    """Loads the LPIPS networks whose weights can be found; the others' messages say how to get them."""
+    """Loads the LPIPS networks whose weights can be read; for the others one sentence each says why not."""
     found, missing = {}, []
     for net in ("vgg", "alex"):
         try:
             found[f"lpips_{net}"] = load_lpips(net)
-        except LPIPSWeightsNotFound as error:
+        except (OSError, ValueError) as error:  # no score is worth losing finished samples
             missing.append(str(error))
     return found, missing
 
@@ -46,7 +46,8 @@ def score_samples(
         samples: one per seed.
         measurement: what they should agree with; without noise the residual ratio reads "n/a".
         truth: the image measured, if it is known; otherwise there is only the residual ratio.
-        nets: LPIPS networks by column; a column whose network is missing reads "n/a".
+        nets: LPIPS networks by column; a column whose network is missing, or needs a larger image or colour, reads
+            "n/a".
     """
     clipped = jnp.clip(jnp.asarray(samples), -1, 1)
     columns: dict[str, Sequence] = {"seed": range(len(samples))}
@@ -54,15 +55,20 @@ def score_samples(
         columns["psnr"] = np.asarray(_all_psnr(clipped, truth)).tolist()
         columns["ssim"] = np.asarray(_all_ssim(clipped, truth)).tolist()
         for name in ("lpips_vgg", "lpips_alex"):
-            net = (nets or {}).get(name)
-            distances = [] if net is None else np.asarray(jax.vmap(net, (0, None))(clipped, truth)).tolist()
-            columns[name] = distances or [NOT_AVAILABLE] * len(samples)
+            columns[name] = _distances((nets or {}).get(name), clipped, truth)
     columns["residual_ratio"] = (
         [NOT_AVAILABLE] * len(samples)
         if measurement.noiseless
         else np.asarray(_all_ratios(measurement, clipped)).tolist()
     )
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _distances(net: LPIPS | None, samples: Float[Array, "n h w c"], truth: Float[Array, "h w c"]) -> Sequence:
+    if net is None or not net.takes(truth.shape):
+        return [NOT_AVAILABLE] * len(samples)
+    # One after the other: all at once is no faster on a CPU and holds every sample's features.
+    return [float(_distance(net, x, truth)) for x in samples]
 
 
 def judge(
