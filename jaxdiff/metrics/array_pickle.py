@@ -79,9 +79,9 @@ class _ArrayUnpickler(pickle._Unpickler):
         if built is _FLOAT32 and state == _FLOAT32_STATE:
             return
         match state:
-            case (1, tuple(shape), np.dtype(), False, bytes()) if isinstance(built, np.ndarray):
+            case (1, tuple(shape), np.dtype(), False, bytes(numbers)) if isinstance(built, np.ndarray):
                 if all(type(n) is int and 0 <= n < 2**31 for n in shape):
-                    built.__setstate__(state)
+                    built.__setstate__((1, shape, _FLOAT32, False, numbers))  # pyright: ignore[reportArgumentType]
                     return
         raise _ForeignError("it describes an array that NumPy would not write")
 

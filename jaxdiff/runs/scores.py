@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from jaxdiff.measurement import Measurement
 from jaxdiff.metrics.diagnosis import Diagnosis, Remedies, Verdict, verdict
 from jaxdiff.metrics.lpips import LPIPS, load_lpips
-from jaxdiff.metrics.pixels import psnr, ssim
+from jaxdiff.metrics.pixels import SSIM_WINDOW, psnr, ssim
 from jaxdiff.runs.methods import METHODS
 from jaxdiff.runs.tables import NOT_AVAILABLE, Row
 
@@ -45,7 +45,8 @@ def score_samples(
     Args:
         samples: one per seed.
         measurement: what they should agree with; without noise the residual ratio reads "n/a".
-        truth: the image measured, if it is known; otherwise there is only the residual ratio.
+        truth: the image measured, if it is known; otherwise there is only the residual ratio. SSIM reads "n/a" where
+            its window does not fit.
         nets: LPIPS networks by column; a column whose network is missing, or needs a larger image or colour, reads
             "n/a".
     """
@@ -53,7 +54,8 @@ def score_samples(
     columns: dict[str, Sequence] = {"seed": range(len(samples))}
     if truth is not None:
         columns["psnr"] = np.asarray(_all_psnr(clipped, truth)).tolist()
-        columns["ssim"] = np.asarray(_all_ssim(clipped, truth)).tolist()
+        fits = min(truth.shape[:2]) >= SSIM_WINDOW
+        columns["ssim"] = np.asarray(_all_ssim(clipped, truth)).tolist() if fits else [NOT_AVAILABLE] * len(samples)
         for name in ("lpips_vgg", "lpips_alex"):
             columns[name] = _distances((nets or {}).get(name), clipped, truth)
     columns["residual_ratio"] = (
