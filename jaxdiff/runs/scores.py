@@ -17,6 +17,9 @@ from jaxdiff.runs.tables import NOT_AVAILABLE, Row
 HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "lpips_vgg": False, "lpips_alex": False}
 LABELS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "lpips_vgg": "LPIPS (vgg)", "lpips_alex": "LPIPS (alex)"}
 
+MOST_LPIPS_PIXELS = 2**21
+"""LPIPS of a larger image reads "n/a": VGG16 needs 3 GB and half a minute of two CPU cores per megapixel and sample."""
+
 _all_psnr, _all_ssim = (jax.jit(jax.vmap(metric, (0, None))) for metric in (psnr, ssim))
 _distance = jax.jit(LPIPS.__call__)
 _all_ratios = jax.jit(jax.vmap(Measurement.residual_ratio, (None, 0)))
@@ -47,8 +50,8 @@ def score_samples(
         measurement: what they should agree with; without noise the residual ratio reads "n/a".
         truth: the image measured, if it is known; otherwise there is only the residual ratio. SSIM reads "n/a" where
             its window does not fit.
-        nets: LPIPS networks by column; a column whose network is missing, or needs a larger image or colour, reads
-            "n/a".
+        nets: LPIPS networks by column; a column whose network is missing, or needs colour or an image of another
+            size, reads "n/a".
     """
     clipped = jnp.clip(jnp.asarray(samples), -1, 1)
     columns: dict[str, Sequence] = {"seed": range(len(samples))}
@@ -67,7 +70,7 @@ def score_samples(
 
 
 def _distances(net: LPIPS | None, samples: Float[Array, "n h w c"], truth: Float[Array, "h w c"]) -> Sequence:
-    if net is None or not net.takes(truth.shape):
+    if net is None or not net.takes(truth.shape) or truth.shape[0] * truth.shape[1] > MOST_LPIPS_PIXELS:
         return [NOT_AVAILABLE] * len(samples)
     # One after the other: all at once is no faster on a CPU and holds every sample's features.
     return [float(_distance(net, x, truth)) for x in samples]

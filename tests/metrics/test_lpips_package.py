@@ -142,7 +142,7 @@ def test_another_file_in_the_package_is_refused(fake_package, tmp_path, damage):
     assert not (tmp_path / "made").exists()
 
 
-def test_columns_are_filled_where_the_network_takes_the_image(published):
+def test_columns_are_filled_where_the_network_takes_the_image(published, monkeypatch):
     nets = {f"lpips_{net}": lpips for net, lpips in published.items()}
 
     def scores(shape):
@@ -156,3 +156,5 @@ def test_columns_are_filled_where_the_network_takes_the_image(published):
     assert (alex, vgg) == ("n/a", pytest.approx(0, abs=1e-12))
     assert scores((40, 48, 1)) == [["n/a", "n/a"]] * 2
     assert scores((1, 1, 3)) == [["n/a", "n/a"]] * 2
+    monkeypatch.setattr("jaxdiff.runs.scores.MOST_LPIPS_PIXELS", 40 * 48 - 1)
+    assert scores((40, 48, 3)) == [["n/a", "n/a"]] * 2
