@@ -382,6 +382,7 @@ def no_lpips_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """LPIPS weights of whoever runs the tests must not change what they see."""
     for name in ("JAXDIFF_WEIGHTS", "XDG_CACHE_HOME", "HF_HOME"):
         monkeypatch.setenv(name, str(tmp_path / "empty"))
+    monkeypatch.setattr("jaxdiff.metrics.lpips_files.PACKAGE", "no_such_package")
 
 
 @pytest.fixture

@@ -129,7 +129,7 @@ def test_simulated_damage_is_scored_and_the_noise_is_what_was_asked(prior, folde
     samples = np.load(folder / "results" / "noisy" / "samples" / "samples.npz")["samples"]
     found = float(Measurement(Identity(), jnp.asarray(kept["y"]), 0.2).residual_ratio(jnp.clip(samples[1], -1, 1)))
     assert float(rows[1]["residual_ratio"]) == pytest.approx(found, rel=1e-3)
-    assert all(np.isfinite(float(row["psnr"])) for row in rows)
+    assert all(np.isfinite([float(row["psnr"]), float(row["lpips_vgg"])]).all() for row in rows)
     config = json.loads((folder / "results" / "noisy" / "config.json").read_text())
     assert config["hyper_parameters"]["start"] == matched_time(load_prior(prior).schedule, 0.2)
     assert config["verdict"]["word"] in {row["verdict"] for row in rows}
