@@ -27,7 +27,7 @@ def test_noise_falls_on_what_is_observed_and_on_nothing_else(name):
 PAIRS = [(name, noise) for name in ("random", "saturation") for noise in NOISES]
 
 
-@pytest.mark.parametrize(("operator", "noise"), [*PAIRS, ("sums", "gaussian")])
+@pytest.mark.parametrize(("operator", "noise"), [*PAIRS, ("sums", "gaussian"), ("waves", "gaussian")])
 def test_the_truth_is_one_deviation_from_the_data(operator, noise):
     """Averaged over 200 measurements, whose entries are many, the mean square is 1."""
     one = lambda key: measure(key, OPERATORS[operator].make(), X, NOISES[noise]()).residual_ratio(X) ** 2

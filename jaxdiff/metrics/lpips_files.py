@@ -59,7 +59,7 @@ def _not_found(net: str, places: list[Path]) -> str:
         f"    python -m convert_weights lpips --net {net} {_TORCH_BACKBONE[net]} {net}.pth {target}"
     )
     if net == "vgg":
-        message += '\nor fetch the copy that lpips-j uses: `load_lpips("vgg", download=True)`.'
+        message += '\nor fetch the copy that lpips-j uses: `jaxdiff.lpips.load_lpips("vgg", download=True)`.'
     return message
 
 
