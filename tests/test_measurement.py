@@ -9,7 +9,8 @@ from scipy import stats
 from jaxdiff.measurement import Measurement, measure
 from jaxdiff.noise import GaussianNoise, PoissonNoise
 from jaxdiff.operators import Identity
-from tests.conftest import NOISES, OPERATORS, SHAPE, SIGMA_Y, gaussian_prior, of
+from jaxdiff.samplers import SDEdit
+from tests.conftest import NOISES, OPERATORS, SHAPE, SIGMA_Y, Waves, gaussian_prior, of
 
 X = 0.5 * jax.random.normal(jax.random.key(6), SHAPE)
 
@@ -49,6 +50,11 @@ def test_a_complex_measurement_has_two_parts():
     ratio = measure(jax.random.key(1), waves, x, 0.3).residual_ratio(x)
     # 18432 draws: the standard error of a standard deviation is 0.52 %.
     assert abs(float(ratio) - 1) < 4 * 0.0052
+
+
+def test_a_complex_measurement_is_no_start_for_sdedit():
+    with pytest.raises(ValueError, match="`y` must be an image, got complex numbers"):
+        SDEdit(gaussian_prior(), of(Waves()))
 
 
 def test_a_number_is_gaussian_noise_and_zero_is_none():

@@ -43,7 +43,6 @@ from tests.conftest import (
     gaussian_prior,
     lopsided_kernel,
     network_prior,
-    of,
     small_problem,
 )
 
@@ -210,6 +209,13 @@ def test_many_chains_take_what_is_no_pytree_as_one_chain_does(make):
     assert plan(sampler, TIMES).per_chain > 0
 
 
+PRIOR = gaussian_prior()
+
+
+def guided_by(operator):
+    return MMPS(PRIOR, Measurement(operator, jnp.ones(SHAPE), SIGMA_Y))
+
+
 NUMBERS = jnp.array([0.5, 1.0, 2.0])
 TRACED: dict[str, tuple[Any, Any]] = {
     "box": (lambda top: BoxMask(top, 1, 2, 2), jnp.arange(3)),
@@ -222,7 +228,7 @@ TRACED: dict[str, tuple[Any, Any]] = {
     "measurement": (lambda sigma_y: lambda x: measure(jax.random.key(0), Identity(), x, sigma_y).y, NUMBERS),
     "photons": (lambda p: lambda x: measure(jax.random.key(0), Identity(), x, PoissonNoise(p)).y, 20 * NUMBERS),
     "ratio": (lambda sigma_y: lambda x: Measurement(Identity(), 0 * x, sigma_y).residual_ratio(x), NUMBERS),
-    "guidance": (lambda top: MMPS(gaussian_prior(), of(BoxMask(top, 1, 2, 2))).bound, jnp.arange(3)),
+    "guidance": (lambda top: lambda x: guided_by(BoxMask(top, 1, 2, 2)).predict(x, 300).x0_hat, jnp.arange(3)),
 }
 
 
@@ -231,7 +237,7 @@ def test_numbers_of_a_constructor_may_be_traced(make, numbers):
     """Checks look at what is known; a sweep equals its members one by one."""
     x = 0.4 * jax.random.normal(jax.random.key(1), SHAPE)
     apply = lambda number: make(number)(x)
-    known = [n.tolist() if n.ndim == 0 and n.dtype.kind in "if" else n for n in numbers]
+    known = [n.tolist() if n.shape == () and jnp.issubdtype(n.dtype, jnp.number) else n for n in numbers]
     alone = jnp.stack([apply(number) for number in known])
     np.testing.assert_allclose(jax.vmap(apply)(numbers), alone, atol=2e-6)
     np.testing.assert_allclose(jax.jit(apply)(numbers[0]), alone[0], atol=2e-6)

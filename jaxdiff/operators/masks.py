@@ -4,9 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxdiff.pytree import Number, pytree
+
+Whole = int | Int[Array, ""]
+"""A whole number: known, or traced where it is swept."""
 
 
 class Masking:
@@ -103,10 +106,10 @@ class BoxMask(Masking):
         ValueError: if a number is negative or the box is empty.
     """
 
-    top: int
-    left: int
-    height: int
-    width: int
+    top: Whole
+    left: Whole
+    height: Whole
+    width: Whole
 
     def __post_init__(self) -> None:
         known = [n for n in (self.top, self.left, self.height, self.width) if not isinstance(n, Tracer)]

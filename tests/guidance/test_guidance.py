@@ -42,7 +42,7 @@ def test_estimates_move_by_the_published_formula(rule, t, prior, operator):
     assert a is not None
     y = np.ravel(measurement.y)
     if np.iscomplexobj(y):  # two real measurements for each
-        a, y = (np.concatenate([part.real, part.imag]) for part in (a, y))
+        a, y = (np.concatenate([np.real(part), np.imag(part)]) for part in (a, y))
     covariance, alpha_bar, mean = spread(prior, t)
     noise = SIGMA_Y**2 * np.eye(len(a))
     if rule is PiGDM:
