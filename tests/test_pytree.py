@@ -20,6 +20,7 @@ from jaxdiff import (
     Denoiser,
     DPSLikelihood,
     Measurement,
+    MixturePrior,
     PoissonNoise,
     Prediction,
     measure,
@@ -210,6 +211,7 @@ def test_many_chains_take_what_is_no_pytree_as_one_chain_does(make):
 
 
 PRIOR = gaussian_prior()
+OTHER = dataclasses.replace(PRIOR, mean=-PRIOR.mean)
 
 
 def guided_by(operator):
@@ -228,6 +230,7 @@ TRACED: dict[str, tuple[Any, Any]] = {
     "measurement": (lambda sigma_y: lambda x: measure(jax.random.key(0), Identity(), x, sigma_y).y, NUMBERS),
     "photons": (lambda p: lambda x: measure(jax.random.key(0), Identity(), x, PoissonNoise(p)).y, 20 * NUMBERS),
     "ratio": (lambda sigma_y: lambda x: Measurement(Identity(), 0 * x, sigma_y).residual_ratio(x), NUMBERS),
+    "mixture": (lambda w: lambda x: MixturePrior((w, 1.0), [PRIOR, OTHER]).predict(x, 300).x0_hat, NUMBERS),
     "guidance": (lambda top: lambda x: guided_by(BoxMask(top, 1, 2, 2)).predict(x, 300).x0_hat, jnp.arange(3)),
 }
 

@@ -3,6 +3,7 @@ import socket
 
 import h5py
 import huggingface_hub
+import huggingface_hub.constants
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from flax import nnx
 from huggingface_hub.errors import LocalEntryNotFoundError
 
+import jaxdiff
 from jaxdiff.metrics.lpips import LPIPS, load_lpips, lpips_from_torch, save_lpips
 from jaxdiff.metrics.lpips_files import LPIPSWeightsNotFound
 
@@ -273,7 +275,8 @@ def test_missing_weights_name_the_command_and_touch_no_network(nowhere, monkeypa
     with pytest.raises(LPIPSWeightsNotFound) as caught:
         load_lpips(net)
     assert command in str(caught.value)
-    assert ("download=True" in str(caught.value)) is (net == "vgg")
+    assert ('`jaxdiff.lpips.load_lpips("vgg", download=True)`' in str(caught.value)) is (net == "vgg")
+    assert jaxdiff.lpips.load_lpips is load_lpips
 
 
 def test_the_command_shortens_the_home_folder(nowhere, monkeypatch):
