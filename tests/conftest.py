@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Complex, Float, PRNGKeyArray
 from jaxtyping import config as jaxtyping_config
 
 from jaxdiff import DDIM, DDPM, DPS, MMPS, Denoiser, DPSLikelihood, GaussianPrior, MixturePrior, PiGDM, load_prior
@@ -87,6 +87,28 @@ class Sums:
 
 
 @pytree
+class Waves:
+    """A linear operator whose measurement is complex: the unitary Fourier transform of every colour."""
+
+    def __call__(self, x: Float[Array, "h w c"]) -> Complex[Array, "h w c"]:
+        return jnp.fft.fft2(x, axes=(0, 1), norm="ortho")
+
+
+def waves_matrix(shape: tuple[int, int, int]) -> np.ndarray:
+    """`Waves` as a matrix."""
+    rows, columns = (np.exp(-2j * np.pi * np.outer(*[np.arange(n)] * 2) / n) / n**0.5 for n in shape[:2])
+    return np.kron(np.kron(rows, columns), np.eye(shape[2]))
+
+
+@pytree
+class Affine:
+    """An operator that is linear but for an offset: the image in the range from 0 to 1."""
+
+    def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+        return (x + 1) / 2
+
+
+@pytree
 class Saturation:
     """A non-linear operator: a camera whose sensor fills."""
 
@@ -133,6 +155,8 @@ OPERATORS: dict[str, OperatorRow] = {
         lambda: CircularBlur(lopsided_kernel()), reference.blur_matrix(lopsided_kernel(), SHAPE, reference.wrap)
     ),
     "sums": OperatorRow(Sums, sums_matrix(SHAPE)),
+    "waves": OperatorRow(Waves, waves_matrix(SHAPE)),
+    "affine": OperatorRow(Affine, function=lambda x: (x + 1) / 2),
     "saturation": OperatorRow(Saturation, function=lambda x: np.tanh(2.0 * x)),
 }
 
@@ -349,6 +373,8 @@ SAMPLERS: dict[str, Callable[[Any, Measurement], Any]] = {
     "wrapped prior": lambda prior, measurement: DPS(Passed(prior), measurement, zeta=0.1),
     "poisson": lambda prior, measurement: DPSLikelihood(prior, of(Identity(), PoissonNoise(40.0)), zeta=0.01),
     "non-linear": lambda prior, measurement: DPS(prior, of(Saturation()), zeta=0.1),
+    "complex": lambda prior, measurement: DPS(prior, of(Waves()), zeta=0.1),
+    "guided by complex": lambda prior, measurement: DDPM(MMPS(prior, of(Waves()))),
     "no image measured": lambda prior, measurement: DDPM(PiGDM(prior, of(Sums()))),
     "no image as state": lambda prior, measurement: Momentum(prior),
 }

@@ -3,6 +3,7 @@ import socket
 
 import h5py
 import huggingface_hub
+import huggingface_hub.constants
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from flax import nnx
 from huggingface_hub.errors import LocalEntryNotFoundError
 
+import jaxdiff
 from jaxdiff.metrics.lpips import LPIPS, load_lpips, lpips_from_torch, save_lpips
 from jaxdiff.metrics.lpips_files import LPIPSWeightsNotFound
 
