@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxdiff.errors import UserError
-from jaxdiff.images.fit import overlaps, pixels, read_picture
+from jaxdiff.images.fit import overlaps, pixels
+from jaxdiff.images.photo import read_photo
 
 
 def read_kernel(path: Path) -> Float[np.ndarray, "kh kw"]:
@@ -25,7 +26,7 @@ def read_kernel(path: Path) -> Float[np.ndarray, "kh kw"]:
     if Path(path).suffix.lower() == ".npy":
         kernel = _read_matrix(Path(path))
     else:
-        kernel = (read_picture(path, background=-1.0).mean(axis=-1, dtype=np.float64) + 1) / 2
+        kernel = (read_photo(path).over(-1.0).mean(axis=-1, dtype=np.float64) + 1) / 2
     if not np.isfinite(kernel).all():
         raise UserError(f"the kernel {path} holds NaN or infinite numbers; save finite ones.")
     total = kernel.sum()
