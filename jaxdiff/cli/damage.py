@@ -44,7 +44,9 @@ class Damage:
 
 
 def say(console: Console, text: str) -> None:
-    """Prints a line as it is."""
+    """Prints a line as it is; what the console cannot show is escaped."""
+    encoding = console.encoding
+    text = text.encode(encoding, "backslashreplace").decode(encoding)
     console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 

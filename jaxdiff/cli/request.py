@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from jaxdiff.errors import UserError, check_name, check_names, check_positive, check_seed
-from jaxdiff.images.masks import MaskRule
 from jaxdiff.runs.methods import KNOWN_METHODS, METHODS, TASKS, HyperParameters, check_flags
+
+if TYPE_CHECKING:
+    from jaxdiff.images.masks import MaskRule
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,10 @@ class Restore:
         return self.out or Path("results") / f"{self.damaged.stem}-{self.task}"
 
     @property
-    def mask_rule(self) -> MaskRule:
+    def mask_rule(self) -> "MaskRule":
         """How the mask says what is hidden."""
+        from jaxdiff.images.masks import MaskRule
+
         return MaskRule(self.invert_mask, self.mask_alpha, self.mask_colour, self.mask_threshold)
 
     @property
@@ -142,7 +146,8 @@ class Restore:
 
     def _check_operator(self) -> None:
         masking = ("mask", "invert_mask", "mask_alpha", "mask_colour", "mask_threshold")
-        given = {name for name in (*masking, "kernel", "blur_std") if getattr(self, name) not in (None, False)}
+        given = {name for name in (*masking, "kernel", "blur_std") if getattr(self, name) is not None}
+        given -= {name for name in masking if getattr(self, name) is False}
         wanted = {"inpaint": set(masking), "deblur": {"kernel", "blur_std"}, "denoise": set()}[self.task]
         for name in sorted(given - wanted):
             raise UserError(f"--{name.replace('_', '-')} does not belong to --task {self.task}.")

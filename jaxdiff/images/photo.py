@@ -15,8 +15,8 @@ from jaxdiff.images.opening import opened, warn
 
 _FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     ".png": ("PNG", {}),
-    ".tif": ("TIFF", {"compression": "tiff_deflate"}),
-    ".tiff": ("TIFF", {"compression": "tiff_deflate"}),
+    ".tif": ("TIFF", {}),
+    ".tiff": ("TIFF", {}),
     ".webp": ("WEBP", {"lossless": True, "exact": True}),
     ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
     ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
@@ -103,14 +103,14 @@ class Photo:
         suffix = Path(path).suffix.lower()
         if suffix not in _FORMATS:
             raise ValueError(f"`path` must end in one of {', '.join(_FORMATS)}, got {path}.")
-        samples, alpha = self._samples_of(x, changed), self._alpha_for(x.shape[:2])
+        samples, alpha = self._samples_of(x, changed), self._alpha_for(x.shape[0], x.shape[1])
         if (suffix in (".jpg", ".jpeg") and alpha is not None) or (
-            suffix in (".jpg", ".jpeg", ".webp") and self.limit > 255
+            self.limit > 255 and suffix[:4] not in (".png", ".tif")
         ):
             raise ValueError(f"`path` must end in .png or .tif, as {suffix} cannot hold this photo, got {path}.")
         name, options = _FORMATS[suffix]
-        options |= {"icc_profile": self.icc_profile} if self.icc_profile else {}
-        options |= {"exif": self.exif} if self.exif else {}
+        kept = {"icc_profile": self.icc_profile, "exif": self.exif}
+        options = options | {key: value for key, value in kept.items() if value}
         picture = _picture(samples, alpha)
         write_atomically(path, lambda file: picture.save(file, format=name, **options))
 
@@ -128,11 +128,11 @@ class Photo:
         new = np.rint((np.clip(x, -1, 1) + 1) / 2 * self.limit).astype(self.samples.dtype)
         return new if changed is None else np.where(changed[..., None], new, self.samples)
 
-    def _alpha_for(self, size: tuple[int, ...]) -> UInt[np.ndarray, "h2 w2"] | None:
-        if self.alpha is None or self.alpha.shape == size:
+    def _alpha_for(self, height: int, width: int) -> UInt[np.ndarray, "h2 w2"] | None:
+        if self.alpha is None or self.alpha.shape == (height, width):
             return self.alpha
-        resized = Image.fromarray(self.alpha.astype(np.float32)).resize(size[::-1], Image.Resampling.BICUBIC)
-        return np.rint(np.clip(resized, 0, self.limit)).astype(self.alpha.dtype)
+        resized = Image.fromarray(self.alpha.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
+        return np.rint(np.clip(np.asarray(resized), 0, self.limit)).astype(self.alpha.dtype)
 
 
 def read_photo(path: str | os.PathLike) -> Photo:
@@ -145,13 +145,15 @@ def read_photo(path: str | os.PathLike) -> Photo:
         UserError: if the file is no picture, damaged, too large, or holds floats.
     """
     with opened(path) as image:
-        deep = not image.mode.startswith("I") and any(";16" in str(tile) for tile in image.tile)
+        deep = not image.mode.startswith("I") and any(";16" in str(tile) for tile in getattr(image, "tile", ()))
         exif = _upright_exif(image)
         image = ImageOps.exif_transpose(image)
         samples, alpha = _decode(image)
     profile = image.info.get("icc_profile")
     if deep:
         warn(f"{path} has 16 bits per colour, of which the upper 8 are read and written")
+    if image.mode.startswith("I") and image.has_transparency_data:
+        warn(f"{path} has 16 bits and a transparent grey, which is read and written as opaque")
     if image.mode == "CMYK":
         warn(f"{path} is in CMYK; it is read as RGB and written as such, without its profile")
         profile = None
@@ -165,8 +167,7 @@ def _decode(image: Image.Image) -> tuple[UInt[np.ndarray, "h w c"], UInt[np.ndar
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError("it holds grey values outside 0..65535")
-        values, clear = values.astype(np.uint16), image.info.get("transparency")
-        return values[..., None], None if clear is None else np.where(values == clear, 0, 65535).astype(np.uint16)
+        return values.astype(np.uint16)[..., None], None
     mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
     if not image.has_transparency_data:
         samples = np.asarray(image.convert(mode))
