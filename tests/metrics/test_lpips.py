@@ -11,7 +11,6 @@ import pytest
 from flax import nnx
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-import jaxdiff
 from jaxdiff.metrics.lpips import LPIPS, load_lpips, lpips_from_torch, save_lpips
 from jaxdiff.metrics.lpips_files import LPIPSWeightsNotFound
 
