@@ -100,7 +100,7 @@ def sample(
     check_times(sampler, times)
     visits = visit_numbers(times) if visits is None else visits
     times, visits = jnp.asarray(times), jnp.asarray(visits)
-    start = sampler.init(jax.random.fold_in(key, jnp.int32(-1)), times[0]) if state is None else state
+    start = start_chain(sampler, key, times[0]) if state is None else state
 
     def body(state: State, step: tuple[Array, Array, Array]) -> tuple[State, Any]:
         t, s, visit = step
@@ -108,6 +108,11 @@ def sample(
         return state, trace(state, prediction)
 
     return jax.lax.scan(body, start, (times[:-1], times[1:], visits))
+
+
+def start_chain(sampler: Sampler[State], key: PRNGKeyArray, t: Time) -> State:
+    """Returns the state that a chain starts from at time `t`; its noise has the key `fold_in(key, -1)`."""
+    return sampler.init(jax.random.fold_in(key, jnp.int32(-1)), t)
 
 
 def check_times(sampler: Any, times: Int[Array, " n"] | np.ndarray) -> None:
