@@ -51,7 +51,7 @@ class ScoreALD(ImageSampler):
             others poor.
 
     Raises:
-        ValueError: if the measurement is not of images of the prior's shape.
+        ValueError: if the measurement is not of images of the prior's shape, or its noise is not Gaussian.
 
     Deviations:
         The reports differ from the paper: Langevin's step size is dropped, and the data are compared with `x_t`
@@ -69,6 +69,7 @@ class ScoreALD(ImageSampler):
 
     def __post_init__(self) -> None:
         self.measurement.check(self.prior.image_shape)
+        _ = self.measurement.sigma_y  # refuses any other noise
 
     def step(
         self, key: PRNGKeyArray, x_t: Float[Array, "h w c"], t: Time, s: Time
