@@ -9,7 +9,8 @@ from scipy import stats
 from jaxdiff.measurement import Measurement, measure
 from jaxdiff.noise import GaussianNoise, PoissonNoise
 from jaxdiff.operators import Identity
-from tests.conftest import NOISES, OPERATORS, SHAPE, SIGMA_Y, gaussian_prior, of
+from tests.conftest import NOISES, SHAPE, SIGMA_Y, gaussian_prior, of
+from tests.operators.conftest import OPERATORS
 
 X = 0.5 * jax.random.normal(jax.random.key(6), SHAPE)
 

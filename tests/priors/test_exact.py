@@ -15,7 +15,9 @@ from jaxdiff.priors.exact import Elementwise, Factored, GaussianPosterior, Itera
 from jaxdiff.priors.gaussian import GaussianPrior, natural_spectrum
 from jaxdiff.priors.mixture import MixturePrior
 from jaxdiff.schedule import linear
-from tests.conftest import OPERATORS, SIGMA_Y, Moments, closed_form
+from tests.conftest import SIGMA_Y
+from tests.operators.conftest import OPERATORS
+from tests.priors.conftest import Moments, closed_form
 
 
 def problem(prior_name: str, operator_name: str) -> tuple[Any, Measurement, Moments]:
