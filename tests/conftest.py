@@ -42,7 +42,7 @@ from jaxdiff.pytree import pytree
 from jaxdiff.runs.methods import METHODS, HyperParameters, make_run
 from jaxdiff.samplers.base import ancestral_step, perturb
 from jaxdiff.schedule import linear, time_grid
-from tests.operators.conftest import OPERATORS, SHAPE, Saturation, Sums
+from tests.operators.conftest import OPERATORS, SHAPE, Saturation, Sums, Waves
 
 SIGMA_Y = 0.05
 """Of the measurement noise, in units of [-1, 1] images."""
@@ -186,6 +186,8 @@ SAMPLERS: dict[str, Callable[[Any, Measurement], Any]] = {
     "wrapped prior": lambda prior, measurement: DPS(Passed(prior), measurement, zeta=0.1),
     "poisson": lambda prior, measurement: DPSLikelihood(prior, of(Identity(), PoissonNoise(40.0)), zeta=0.01),
     "non-linear": lambda prior, measurement: DPS(prior, of(Saturation()), zeta=0.1),
+    "complex": lambda prior, measurement: DPS(prior, of(Waves()), zeta=0.1),
+    "guided by complex": lambda prior, measurement: DDPM(MMPS(prior, of(Waves()))),
     "no image measured": lambda prior, measurement: DDPM(PiGDM(prior, of(Sums()))),
     "no image as state": lambda prior, measurement: Momentum(prior),
 }
@@ -219,6 +221,7 @@ def no_lpips_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """LPIPS weights of whoever runs the tests must not change what they see."""
     for name in ("JAXDIFF_WEIGHTS", "XDG_CACHE_HOME", "HF_HOME"):
         monkeypatch.setenv(name, str(tmp_path / "empty"))
+    monkeypatch.setattr("jaxdiff.metrics.lpips_files.PACKAGE", "no_such_package")
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Complex, Float
 
 from jaxdiff.operators import Blur, BoxMask, CircularBlur, GaussianBlur, Identity, Mask, RandomMask
 from jaxdiff.pytree import pytree
@@ -29,6 +29,28 @@ class Sums:
 
     def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, " m"]:
         return self.scale * jnp.concatenate([x.sum(1).ravel(), x.sum(0).ravel()])
+
+
+@pytree
+class Waves:
+    """A linear operator whose measurement is complex: the unitary Fourier transform of every colour."""
+
+    def __call__(self, x: Float[Array, "h w c"]) -> Complex[Array, "h w c"]:
+        return jnp.fft.fft2(x, axes=(0, 1), norm="ortho")
+
+
+def waves_matrix(shape: tuple[int, int, int]) -> np.ndarray:
+    """`Waves` as a matrix."""
+    rows, columns = (np.exp(-2j * np.pi * np.outer(*[np.arange(n)] * 2) / n) / n**0.5 for n in shape[:2])
+    return np.kron(np.kron(rows, columns), np.eye(shape[2]))
+
+
+@pytree
+class Affine:
+    """An operator that is linear but for an offset: the image in the range from 0 to 1."""
+
+    def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+        return (x + 1) / 2
 
 
 @pytree
@@ -78,5 +100,7 @@ OPERATORS: dict[str, OperatorRow] = {
         lambda: CircularBlur(lopsided_kernel()), reference.blur_matrix(lopsided_kernel(), SHAPE, reference.wrap)
     ),
     "sums": OperatorRow(Sums, sums_matrix(SHAPE)),
+    "waves": OperatorRow(Waves, waves_matrix(SHAPE)),
+    "affine": OperatorRow(Affine, function=lambda x: (x + 1) / 2),
     "saturation": OperatorRow(Saturation, function=lambda x: np.tanh(2.0 * x)),
 }
