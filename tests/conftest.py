@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Complex, Float, PRNGKeyArray
 from jaxtyping import config as jaxtyping_config
 from PIL import Image
 
@@ -95,6 +95,28 @@ class Sums:
 
     def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, " m"]:
         return self.scale * jnp.concatenate([x.sum(1).ravel(), x.sum(0).ravel()])
+
+
+@pytree
+class Waves:
+    """A linear operator whose measurement is complex: the unitary Fourier transform of every colour."""
+
+    def __call__(self, x: Float[Array, "h w c"]) -> Complex[Array, "h w c"]:
+        return jnp.fft.fft2(x, axes=(0, 1), norm="ortho")
+
+
+def waves_matrix(shape: tuple[int, int, int]) -> np.ndarray:
+    """`Waves` as a matrix."""
+    rows, columns = (np.exp(-2j * np.pi * np.outer(*[np.arange(n)] * 2) / n) / n**0.5 for n in shape[:2])
+    return np.kron(np.kron(rows, columns), np.eye(shape[2]))
+
+
+@pytree
+class Affine:
+    """An operator that is linear but for an offset: the image in the range from 0 to 1."""
+
+    def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+        return (x + 1) / 2
 
 
 @pytree
@@ -169,6 +191,8 @@ OPERATORS: dict[str, OperatorRow] = {
         lambda: Bicubic(2, "mirror"), matrix_of(lambda x: reduced(x, 2, Image.Resampling.BICUBIC, margin=2))
     ),
     "sums": OperatorRow(Sums, sums_matrix(SHAPE)),
+    "waves": OperatorRow(Waves, waves_matrix(SHAPE)),
+    "affine": OperatorRow(Affine, function=lambda x: (x + 1) / 2),
     "saturation": OperatorRow(Saturation, function=lambda x: np.tanh(2.0 * x)),
 }
 
@@ -385,6 +409,8 @@ SAMPLERS: dict[str, Callable[[Any, Measurement], Any]] = {
     "wrapped prior": lambda prior, measurement: DPS(Passed(prior), measurement, zeta=0.1),
     "poisson": lambda prior, measurement: DPSLikelihood(prior, of(Identity(), PoissonNoise(40.0)), zeta=0.01),
     "non-linear": lambda prior, measurement: DPS(prior, of(Saturation()), zeta=0.1),
+    "complex": lambda prior, measurement: DPS(prior, of(Waves()), zeta=0.1),
+    "guided by complex": lambda prior, measurement: DDPM(MMPS(prior, of(Waves()))),
     "no image measured": lambda prior, measurement: DDPM(PiGDM(prior, of(Sums()))),
     "no image as state": lambda prior, measurement: Momentum(prior),
 }
@@ -418,6 +444,7 @@ def no_lpips_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """LPIPS weights of whoever runs the tests must not change what they see."""
     for name in ("JAXDIFF_WEIGHTS", "XDG_CACHE_HOME", "HF_HOME"):
         monkeypatch.setenv(name, str(tmp_path / "empty"))
+    monkeypatch.setattr("jaxdiff.metrics.lpips_files.PACKAGE", "no_such_package")
 
 
 @pytest.fixture

@@ -59,6 +59,7 @@ def no_lpips_weights(tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch:
         for name in ("JAXDIFF_WEIGHTS", "XDG_CACHE_HOME", "HF_HOME"):
             patch.setenv(name, str(tmp_path_factory.mktemp("empty")))
+        patch.setattr("jaxdiff.metrics.lpips_files.PACKAGE", "no_such_package")
         yield
 
 
