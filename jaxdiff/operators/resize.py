@@ -1,11 +1,12 @@
 """Downsampling: what a coarser camera would have measured."""
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
 from jaxdiff.pytree import pytree, static
 
@@ -29,7 +30,7 @@ class BlockMean:
     def __post_init__(self) -> None:
         _check_factor(self.factor)
 
-    def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "_ _ c"]:
+    def __call__(self, x: Num[Array, "h w c"]) -> Float[Array, "_ _ c"]:
         """Averages every block."""
         return self._blocks(x).mean(-1)
 
@@ -95,14 +96,14 @@ class Bicubic:
         if self.border not in ("cut", "mirror"):
             raise ValueError(f"`border` must be 'cut' or 'mirror', got {self.border!r}.")
 
-    def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "_ _ c"]:
+    def __call__(self, x: Num[Array, "h w c"]) -> Float[Array, "_ _ c"]:
         """Reduces the columns and the rows."""
         _check_sides(self.factor, x.shape)
-        return _along(*(_axis(side, self.factor, self.border) for side in x.shape[:2]), x)
+        return self._along(_axis, x.shape, x)
 
     def pinv(self, y: Float[Array, "h w c"]) -> Float[Array, "_ _ c"]:
         """Returns the image of the smallest norm that is reduced to `y`."""
-        return _along(*(_inverse(side * self.factor, self.factor, self.border) for side in y.shape[:2]), y)
+        return self._along(_inverse, self._larger(y), y)
 
     def singular_values(self, image_shape: tuple[int, int, int]) -> Float[Array, "h w c"]:
         """Returns the products of the singular values of both axes."""
@@ -112,21 +113,24 @@ class Bicubic:
 
     def to_spectrum(self, x: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
         """Returns `V^T x`."""
-        return _along(*(_system(side, self.factor, self.border)[2] for side in x.shape[:2]), x)
+        return self._along(lambda *axis: _system(*axis)[2], x.shape, x)
 
     def from_spectrum(self, z: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
         """Returns `V z`."""
-        return _along(*(_system(side, self.factor, self.border)[2].T for side in z.shape[:2]), z)
+        return self._along(lambda *axis: _system(*axis)[2].T, z.shape, z)
 
     def data_spectrum(self, y: Float[Array, "p q c"]) -> Float[Array, "_ _ c"]:
         """Returns `U^T y`, with zeros where the image has more entries than `y`."""
-        return _along(*(_system(side * self.factor, self.factor, self.border)[0] for side in y.shape[:2]), y)
+        return self._along(lambda *axis: _system(*axis)[0], self._larger(y), y)
 
+    def _larger(self, y: Array) -> tuple[int, int]:
+        return y.shape[0] * self.factor, y.shape[1] * self.factor
 
-def _along(rows: np.ndarray, columns: np.ndarray, x: Array) -> Array:
-    x = x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32)
-    left, right = jnp.asarray(rows, x.dtype), jnp.asarray(columns, x.dtype)
-    return jnp.einsum("ih,hwc,jw->ijc", left, x, right, precision=lax.Precision.HIGHEST)
+    def _along(self, matrix: Callable[[int, int, str], np.ndarray], sides: tuple[int, ...], x: Array) -> Array:
+        """Multiplies the columns by the matrix of their axis, and the rows."""
+        x = x.astype(jnp.result_type(x, float))
+        rows, columns = (jnp.asarray(matrix(side, self.factor, self.border), x.dtype) for side in sides[:2])
+        return jnp.einsum("ih,hwc,jw->ijc", rows, x, columns, precision=lax.Precision.HIGHEST)
 
 
 @lru_cache(maxsize=16)
