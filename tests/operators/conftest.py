@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float
+from PIL import Image
 
-from jaxdiff.operators import Blur, BoxMask, CircularBlur, GaussianBlur, Identity, Mask, RandomMask
+from jaxdiff.operators import Bicubic, BlockMean, Blur, BoxMask, CircularBlur, GaussianBlur, Identity, Mask, RandomMask
 from jaxdiff.pytree import pytree
 from tests import reference
 
@@ -71,6 +72,26 @@ def sums_matrix(shape: tuple[int, int, int]) -> np.ndarray:
     return np.stack([np.isin(np.arange(h * w * c), line).astype(float) for line in lines])
 
 
+def reduced(x: np.ndarray, factor: int, method: Image.Resampling, margin: int = 0) -> np.ndarray:
+    """What Pillow makes of a picture, plane by plane, if it is made smaller by `factor`.
+
+    Args:
+        x: `(h, w, c)`.
+        factor: divides the sides.
+        method: Pillow's.
+        margin: pixels of the result that are laid around it first, as a mirror image, and cut off again.
+    """
+    wide = np.pad(x, [(factor * margin, factor * margin)] * 2 + [(0, 0)], mode="symmetric").astype(np.float32)
+    size = (wide.shape[1] // factor, wide.shape[0] // factor)
+    planes = [np.asarray(Image.fromarray(plane).resize(size, method)) for plane in np.moveaxis(wide, -1, 0)]
+    return np.stack(planes, -1)[margin : size[1] - margin, margin : size[0] - margin]
+
+
+def matrix_of(function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """A linear function of images as a matrix, column by column."""
+    return np.stack([function(unit.reshape(SHAPE)).ravel() for unit in np.eye(144)], 1).astype(np.float64)
+
+
 class OperatorRow(NamedTuple):
     """An operator, and what it should be: a matrix written down from its definition, or else a function."""
 
@@ -98,6 +119,11 @@ OPERATORS: dict[str, OperatorRow] = {
     "gaussian blur": OperatorRow(lambda: GaussianBlur(0.8, 7), reference.blur_matrix(GAUSSIAN_KERNEL, SHAPE)),
     "circular blur": OperatorRow(
         lambda: CircularBlur(lopsided_kernel()), reference.blur_matrix(lopsided_kernel(), SHAPE, reference.wrap)
+    ),
+    "block mean": OperatorRow(lambda: BlockMean(2), matrix_of(lambda x: reduced(x, 2, Image.Resampling.BOX))),
+    "bicubic": OperatorRow(lambda: Bicubic(2), matrix_of(lambda x: reduced(x, 2, Image.Resampling.BICUBIC))),
+    "mirrored bicubic": OperatorRow(
+        lambda: Bicubic(2, "mirror"), matrix_of(lambda x: reduced(x, 2, Image.Resampling.BICUBIC, margin=2))
     ),
     "sums": OperatorRow(Sums, sums_matrix(SHAPE)),
     "waves": OperatorRow(Waves, waves_matrix(SHAPE)),
