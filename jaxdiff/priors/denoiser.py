@@ -71,13 +71,27 @@ class Prior(Protocol):
         ...
 
 
-@pytree
-class Denoiser:
-    r"""A trained network as a prior.
+def implied_x0(
+    target: Target,
+    output: Float[Array, "*n h w c"],
+    x_t: Float[Array, "*n h w c"],
+    alpha_t: Float[Array, "..."],
+    sigma_t: Float[Array, "..."],
+) -> Float[Array, "*n h w c"]:
+    r"""Returns the estimate of `x0` that a network's output stands for, not clipped.
 
     .. math::
         \hat x_0 = (x_t - \sigma_t \hat\epsilon) / \alpha_t \quad\text{or}\quad
         \hat x_0 = \alpha_t x_t - \sigma_t \hat v
+    """
+    if target == "epsilon":
+        return (x_t - sigma_t * output) / alpha_t
+    return output if target == "x0" else alpha_t * x_t - sigma_t * output
+
+
+@pytree
+class Denoiser:
+    """A trained network as a prior; `implied_x0` makes an estimate of what it predicts.
 
     Args:
         network: called as `network(x_t, t)` with the original integer time; gives `(h, w, c)`, or `(h, w, 2c)` when
@@ -126,7 +140,7 @@ class Denoiser:
             fraction = (raw + 1) / 2
         elif self.variance == "fixed_large":
             fraction = jnp.ones(())
-        x0_hat = self._to_x0_hat(output, x_t, t)
+        x0_hat = implied_x0(self.target, output, x_t, *self.schedule(t))
         return Prediction(self.bound(x0_hat), fraction, unclipped=x0_hat)
 
     def bound(self, x0: Image) -> Image:
@@ -143,14 +157,6 @@ class Denoiser:
         # The network itself says what is wrong with a size, before anything is computed.
         jax.eval_shape(other.predict, jax.ShapeDtypeStruct(image_shape, jnp.float32), jnp.int32(0))
         return other
-
-    def _to_x0_hat(self, output: Array, x_t: Image, t: Time) -> Image:
-        alpha_t, sigma_t = self.schedule(t)
-        if self.target == "epsilon":
-            return (x_t - sigma_t * output) / alpha_t
-        if self.target == "v":
-            return alpha_t * x_t - sigma_t * output
-        return output
 
 
 def last_time(prior: Prior) -> int:

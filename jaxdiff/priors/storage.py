@@ -229,8 +229,8 @@ def load_prior(name: str | os.PathLike = "faces-32", *, dtype: Dtype = "float32"
 
     Args:
         name: a shipped prior, or a folder written by `convert_weights` or `experiments.train_faces`.
-        dtype: precision of the network's convolutions and matrix products, see `jaxdiff.precision.Dtype`.
-        remat: whether the network trades time for memory in its gradient, see `jaxdiff.unet.UNet`.
+        dtype: precision of the network's convolutions and matrix products, see `jaxdiff.networks.precision.Dtype`.
+        remat: whether the network trades time for memory in its gradient, see `jaxdiff.networks.unet.UNet`.
 
     Raises:
         PriorError: if there is no such prior, or it is damaged.
