@@ -35,7 +35,8 @@ def export_sampler(request: Export) -> None:
     check_folder(request)  # at once: what follows takes long
     prior = load_prior(request.prior, dtype=request.dtype)
     check_steps(request, prior)
-    run = set_up(request, prior, read_damage(request, prior.image_shape[:2], console).measurement)
+    damage = read_damage(request, prior, console)
+    run = set_up(request, prior.at((*damage.fit.prior, 3)) if prior.any_size else prior, damage.measurement)
     try:
         archive.save(
             request.folder,

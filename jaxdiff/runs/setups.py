@@ -90,10 +90,12 @@ class Setup:
 
     @property
     def times(self) -> "np.ndarray":
-        """All times of a chain from noise to image."""
+        """All times of a chain from noise to image; of a prior that knows low noise only, its part of them."""
+        from jaxdiff.priors.denoiser import last_time
         from jaxdiff.schedule import time_grid
 
-        return time_grid(self.prior.schedule.num_times, self.steps)
+        num_times, start = self.prior.schedule.num_times, last_time(self.prior)
+        return time_grid(num_times, max(round(self.steps * (start + 1) / num_times), 1), start)
 
     @property
     def noisy(self) -> "Measurement":
@@ -218,6 +220,26 @@ def dps_likelihood(setup: Setup) -> Run:
         setup.times,
         {"form": "likelihood", "zeta": zeta, **setup.noise_settings},
     )
+
+
+GUIDED_ETA = 0.85
+"""DDIM's eta for priors that are guided without a gradient: that of DDNM's authors."""
+
+
+def guided_estimate(name: str) -> Callable[[Setup], Run]:
+    """Returns what sets up a prior that is guided without a gradient, by the name of its class, under DDIM's step."""
+
+    def make(setup: Setup) -> Run:
+        from jaxdiff import guidance
+        from jaxdiff.samplers import DDIM
+
+        # Without noise a chain has to keep the data as they are.
+        measurement = setup.measurement if name == "DDNM" else setup.noisy
+        prior = getattr(guidance, name)(setup.prior, measurement)
+        settings = {"integrator": "DDIM", "eta": GUIDED_ETA, **setup.noise_settings}
+        return Run(DDIM(prior, GUIDED_ETA), setup.times, settings)
+
+    return make
 
 
 def guided(name: str, **defaults: Any) -> Callable[[Setup], Run]:
