@@ -73,9 +73,10 @@ def read_damage(request: Restore, prior: Denoiser, console: Console) -> Damage:
     with warnings_said(console):
         photo = read_photo(request.damaged)
         picture, hidden = photo.x, None
+        fit = fit_for(request, prior, picture.shape[:2])
         if request.task == "inpaint":
             photo, hidden = find_holes(request, photo)
-        fit = fit_for(request, prior, picture.shape[:2], hidden)
+            fit = around(hidden, str(request.damaged)) if prior.any_size else fit
         say(console, fit.describe())
         if hidden is not None:
             operator = read_holes(request, photo, hidden, fit, console)
@@ -102,12 +103,12 @@ def read_damage(request: Restore, prior: Denoiser, console: Console) -> Damage:
     return damage
 
 
-def fit_for(request: Restore, prior: Denoiser, size: tuple[int, int], hidden: Bool[np.ndarray, "H W"] | None) -> Fit:
+def fit_for(request: Restore, prior: Denoiser, size: tuple[int, int]) -> Fit:
     """Returns how a picture of this size is brought to the prior's."""
     name = str(request.damaged)
     if not prior.any_size:
         return Fit(name, size, prior.image_shape[:2], request.fit)
-    return Window(name, size, size) if hidden is None else around(hidden, name)
+    return Window(name, size, size)
 
 
 def estimate_sigma(picture: Float[np.ndarray, "h w 3"]) -> float:
