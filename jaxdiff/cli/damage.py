@@ -116,10 +116,15 @@ def estimate_sigma(picture: Float[np.ndarray, "h w 3"]) -> float:
 
     Their median absolute value over 0.6745, but at least the rounding error of 8 bits.
 
+    Raises:
+        UserError: if a side is one pixel only, so that there are no details.
+
     References:
         Donoho & Johnstone, 1994, https://doi.org/10.1093/biomet/81.3.425
     """
     h, w, _ = picture.shape
+    if min(h, w) < 2:
+        raise UserError(f"the noise of a picture of {pixels(h, w)} pixels cannot be estimated; give it with --sigma.")
     x = picture[: h // 2 * 2, : w // 2 * 2]
     details = (x[::2, ::2] - x[::2, 1::2] - x[1::2, ::2] + x[1::2, 1::2]) / 2
     return max(float(np.median(np.abs(details)) / 0.6745), 2 / 255 / 12**0.5)

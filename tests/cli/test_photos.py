@@ -77,3 +77,16 @@ def test_the_prior_knows_low_noise_only_and_chains_start_there() -> None:
     assert isinstance(run.sampler.sampler.prior, DDNM)
     assert run.times[0] == last
     assert isinstance(make_run("sdedit", "denoise", prior, measurement, 100).sampler, SDEdit)
+
+
+def test_the_noise_of_a_picture_one_pixel_wide_cannot_be_estimated(photo, capsys) -> None:
+    """One sentence; with the noise level given, it is restored."""
+    Image.new("RGB", (1, 9), (9, 99, 200)).save("line.png")
+    with pytest.raises(SystemExit) as ended:
+        main(["restore", "line.png", "--task", "denoise", "--prior", "photos", "--out", "o"])
+    assert ended.value.code == 2
+    assert "1x9 pixels cannot be estimated; give it with --sigma." in capsys.readouterr().err
+    command = ["restore", "line.png", "--task", "denoise", "--sigma-steps", "10", "--prior", "photos", "--samples", "1"]
+    main([*command, "--steps", "20", "--out", "o"])
+    with Image.open("o/restored.png") as picture:
+        assert picture.size == (1, 9)
