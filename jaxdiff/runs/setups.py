@@ -137,6 +137,7 @@ SDEDIT_START = 500
 
 def sdedit(setup: Setup) -> Run:
     """From the measurement, noised to a start time; for denoising from the measurement's own noise level."""
+    from jaxdiff.priors.denoiser import last_time
     from jaxdiff.samplers import SDEdit
     from jaxdiff.schedule import time_grid
 
@@ -145,12 +146,16 @@ def sdedit(setup: Setup) -> Run:
     if setup.task == "denoise" and start is None:
         # From there DDPM's chain draws from the posterior itself.
         start = matched_time(prior.schedule, float(measurement.sigma_y))
+        if start > last_time(prior):
+            raise UserError(
+                "this is more noise than the prior was trained for; another prior may know it, see --prior."
+            )
         times = time_grid(num_times, min(setup.steps, start + 1), start)
         settings = {"start": start, "steps": len(times) - 1, "form": "the measurement's noise counts"}
         return Run(SDEdit(prior, measurement, noise_counts=True), times, settings)
-    start = min(SDEDIT_START, num_times - 1) if start is None else start
-    if not 0 <= start < num_times:
-        raise UserError(f"SDEdit's start time must be between 0 and {num_times - 1}, got {start}.")
+    start = min(SDEDIT_START, last_time(prior)) if start is None else start
+    if not 0 <= start <= last_time(prior):
+        raise UserError(f"SDEdit's start time must be between 0 and {last_time(prior)}, got {start}.")
     part = max(round(setup.steps * (start + 1) / num_times), 1)
     return Run(SDEdit(prior, measurement), time_grid(num_times, part, start), {"start": start, "steps": part})
 

@@ -90,3 +90,15 @@ def test_the_noise_of_a_picture_one_pixel_wide_cannot_be_estimated(photo, capsys
     main([*command, "--steps", "20", "--out", "o"])
     with Image.open("o/restored.png") as picture:
         assert picture.size == (1, 9)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [(["--sigma-steps", "120"], "more noise than the prior"), (["--sigma-steps", "20", "--start", "500"], "0 and 167")],
+)
+def test_more_noise_than_the_prior_was_trained_for_is_refused(photo, capsys, arguments, sentence) -> None:
+    """The network is not asked about it in silence."""
+    with pytest.raises(SystemExit) as ended:
+        main(["restore", "damaged.png", "--task", "denoise", *arguments, "--prior", "photos", "--out", "o"])
+    assert ended.value.code == 2
+    assert sentence in capsys.readouterr().err
