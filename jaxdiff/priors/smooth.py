@@ -34,9 +34,15 @@ def smoothest(
         image_shape: `(h, w, c)` of the image.
         iterations: of conjugate gradients, at most. Holes too wide for them keep a trace of the squares.
     """
+    regularised = lambda: _regularised(measurement, image_shape, iterations)
+    if not isinstance(measurement.operator, Masking):
+        return regularised()
+    fill = lambda: fill_holes(measurement.y, measurement.observed, iterations)
+    return jax.lax.cond(jnp.asarray(measurement.sigma_y) == 0, fill, regularised)
+
+
+def _regularised(measurement: Measurement, image_shape: tuple[int, int, int], iterations: int) -> Float[Array, "h w c"]:
     operator, y = measurement.operator, measurement.y
-    if isinstance(operator, Masking) and measurement.noiseless:
-        return fill_holes(y, measurement.observed, iterations)
     sigma_y = jnp.maximum(jnp.asarray(measurement.sigma_y), 1 / 255)
     x_like = jax.ShapeDtypeStruct(image_shape, jnp.float32)
     transpose, weight = adjoint(operator, x_like), (sigma_y / GRADIENT_STD) ** 2

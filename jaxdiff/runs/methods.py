@@ -84,13 +84,12 @@ def make_run(
 def from_estimate(run: "Run", measurement: "Measurement") -> "Run":
     """Lets chains of a prior that knows low noise only start at the smoothest image that fits the data."""
     from jaxdiff.priors.denoiser import last_time
-    from jaxdiff.priors.smooth import smoothest
     from jaxdiff.samplers import SDEdit, StartAt
 
     prior = run.sampler.prior
     if last_time(prior) == prior.schedule.num_times - 1 or isinstance(run.sampler, SDEdit):
         return run
-    return replace(run, sampler=StartAt(run.sampler, smoothest(measurement, prior.image_shape)))
+    return replace(run, sampler=StartAt(run.sampler, measurement))
 
 
 _ZETA_ADVICE: dict[str, Any] = {"weaker": "lower --zeta", "stronger": "raise --zeta"}

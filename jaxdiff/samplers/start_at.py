@@ -4,7 +4,9 @@ from typing import Any
 
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxdiff.measurement import Measurement
 from jaxdiff.priors.denoiser import Prediction, Prior, Time
+from jaxdiff.priors.smooth import smoothest
 from jaxdiff.pytree import pytree
 from jaxdiff.samplers.base import ImageSampler, perturb
 
@@ -13,16 +15,16 @@ from jaxdiff.samplers.base import ImageSampler, perturb
 class StartAt(ImageSampler):
     r"""Starts at `x_tau = alpha_tau x + sigma_tau eps`, and goes on as another sampler does.
 
-    For priors that know low noise levels only. The estimate need be right only up to what the noise of the first time
-    hides.
+    with the smoothest image `x` that fits the data (`jaxdiff.priors.smooth.smoothest`). For priors that know low noise
+    levels only. The estimate need be right only up to what the noise of the first time hides.
 
     Args:
         sampler: the algorithm; its state is the image.
-        x: the estimate, for instance `jaxdiff.priors.smooth.smoothest`.
+        measurement: of a linear operator, with Gaussian noise.
     """
 
     sampler: Any
-    x: Float[Array, "h w c"]
+    measurement: Measurement
 
     @property
     def prior(self) -> Prior:
@@ -31,7 +33,7 @@ class StartAt(ImageSampler):
 
     def init(self, key: PRNGKeyArray, t: Time) -> Float[Array, "h w c"]:
         """Perturbs the estimate to time `t`."""
-        return perturb(self.prior.schedule, key, self.x, t)
+        return perturb(self.prior.schedule, key, smoothest(self.measurement, self.prior.image_shape), t)
 
     def step(
         self, key: PRNGKeyArray, x_t: Float[Array, "h w c"], t: Time, s: Time

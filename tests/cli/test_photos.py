@@ -1,5 +1,6 @@
 """Photographs restored at their own size by the prior that ships for them."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,10 +9,10 @@ from PIL import Image
 from jaxdiff import DDNM, Measurement, load_prior
 from jaxdiff.cli.main import main
 from jaxdiff.images.fit import CONTEXT, around
-from jaxdiff.operators import Identity
+from jaxdiff.operators import Identity, Mask
 from jaxdiff.priors.denoiser import last_time
 from jaxdiff.runs.methods import make_run
-from jaxdiff.samplers import SDEdit, StartAt
+from jaxdiff.samplers import DDIM, SDEdit, StartAt
 
 
 @pytest.fixture
@@ -102,3 +103,17 @@ def test_more_noise_than_the_prior_was_trained_for_is_refused(photo, capsys, arg
         main(["restore", "damaged.png", "--task", "denoise", *arguments, "--prior", "photos", "--out", "o"])
     assert ended.value.code == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_another_measurement_starts_from_its_own_estimate() -> None:
+    """The estimate is derived where a chain starts, so that a compiled program takes any measurement and noise."""
+    prior = load_prior("photos").at((16, 12, 3))
+    mask = np.ones((16, 12, 1), np.float32)
+    mask[4:6] = 0
+    start = jax.jit(lambda sampler: sampler.init(jax.random.key(0), 100))
+    grey = lambda value, sigma_y: Measurement(Mask(mask), jnp.full((16, 12, 3), value) * mask, sigma_y)
+    samplers = [StartAt(DDIM(prior), grey(*numbers)) for numbers in ((0.5, 0.0), (-0.5, 0.0), (-0.5, 0.1))]
+    first, other, noisy = map(start, samplers)
+    alpha, _ = prior.schedule(100)
+    np.testing.assert_allclose(first - other, float(alpha), atol=1e-2)
+    np.testing.assert_allclose(first - noisy, float(alpha), atol=1e-2)
