@@ -45,6 +45,7 @@ from jaxdiff.operators import (
     Identity,
     Mask,
     RandomMask,
+    motion_kernel,
 )
 from jaxdiff.priors.denoiser import Prediction, Prior, WrappedPrior
 from jaxdiff.priors.gaussian import Dense, Diagonal, natural_spectrum
@@ -152,6 +153,18 @@ def reduced(x: np.ndarray, factor: int, method: Image.Resampling, margin: int = 
     return np.stack(planes, -1)[margin : size[1] - margin, margin : size[0] - margin]
 
 
+def smeared(x: np.ndarray, length: float, angle: float) -> np.ndarray:
+    """The mean of bilinear views of a picture from 640 places along a line, mirrored beyond its edges."""
+    from scipy.ndimage import map_coordinates
+
+    along = length * (np.arange(0.5, 640) / 640 - 0.5)
+    rows, columns = np.indices(x.shape[:2])[:, None]
+    up, right = np.sin(np.deg2rad(angle)) * along, np.cos(np.deg2rad(angle)) * along
+    places = rows - up[:, None, None], columns + right[:, None, None]
+    views = [map_coordinates(plane, places, order=1, mode="mirror") for plane in np.moveaxis(x, -1, 0)]
+    return np.stack(views, -1).mean(0)
+
+
 def matrix_of(function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """A linear function of images as a matrix, column by column."""
     return np.stack([function(unit.reshape(SHAPE)).ravel() for unit in np.eye(144)], 1).astype(np.float64)
@@ -181,6 +194,7 @@ OPERATORS: dict[str, OperatorRow] = {
     "box": OperatorRow(lambda: BoxMask(top=2, left=1, height=4, width=3), reference.mask_matrix(BOX, SHAPE)),
     "random": OperatorRow(lambda: RandomMask(jax.random.key(3), SHAPE, keep=0.3), reference.mask_matrix(KEPT, SHAPE)),
     "blur": OperatorRow(lambda: Blur(lopsided_kernel()), reference.blur_matrix(lopsided_kernel(), SHAPE)),
+    "motion blur": OperatorRow(lambda: Blur(motion_kernel(3, 20)), matrix_of(lambda x: smeared(x, 3, 20))),
     "gaussian blur": OperatorRow(lambda: GaussianBlur(0.8, 7), reference.blur_matrix(GAUSSIAN_KERNEL, SHAPE)),
     "circular blur": OperatorRow(
         lambda: CircularBlur(lopsided_kernel()), reference.blur_matrix(lopsided_kernel(), SHAPE, reference.wrap)

@@ -3,6 +3,7 @@
 from jaxdiff.operators.base import Operator, SpectralOperator, adjoint, observed, pinv
 from jaxdiff.operators.blur import Blur, CircularBlur, GaussianBlur
 from jaxdiff.operators.masks import BoxMask, Identity, Mask, RandomMask
+from jaxdiff.operators.motion import motion_kernel, motion_kernel_from_key
 from jaxdiff.operators.resize import Bicubic, BlockMean
 
 __all__ = [
@@ -18,6 +19,8 @@ __all__ = [
     "RandomMask",
     "SpectralOperator",
     "adjoint",
+    "motion_kernel",
+    "motion_kernel_from_key",
     "observed",
     "pinv",
 ]
