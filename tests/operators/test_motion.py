@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxdiff.operators import Blur, motion_kernel, motion_kernel_from_key
-from tests.conftest import smeared
+from tests.operators.conftest import smeared
 
 
 @pytest.mark.parametrize(("length", "angle"), [(9, 0), (7.5, 90), (12, 33), (5, -60), (0.5, 10), (15, 210)])

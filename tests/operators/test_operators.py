@@ -21,7 +21,8 @@ from jaxdiff.operators import (
     pinv,
 )
 from jaxdiff.operators.base import is_linear
-from tests.conftest import OPERATORS, SHAPE, OperatorRow, lopsided_kernel
+from tests.conftest import SHAPE
+from tests.operators.conftest import OPERATORS, OperatorRow, lopsided_kernel
 
 LINEAR = {name: row for name, row in OPERATORS.items() if row.matrix is not None}
 SPECTRAL = {name: row for name, row in LINEAR.items() if isinstance(row.make(), SpectralOperator)}

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from jaxdiff.operators import Bicubic, BlockMean, pinv
-from tests.conftest import reduced
+from tests.operators.conftest import reduced
 
 SIZES = [((24, 36), 3), ((32, 20), 4), ((14, 6), 2), ((5, 7), 1), ((4, 4), 4), ((3, 33), 3), ((16, 40), 8)]
 METHODS = {"mean": (BlockMean, Image.Resampling.BOX), "bicubic": (Bicubic, Image.Resampling.BICUBIC)}
