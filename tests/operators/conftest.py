@@ -139,7 +139,10 @@ OPERATORS: dict[str, OperatorRow] = {
     "box": OperatorRow(lambda: BoxMask(top=2, left=1, height=4, width=3), reference.mask_matrix(BOX, SHAPE)),
     "random": OperatorRow(lambda: RandomMask(jax.random.key(3), SHAPE, keep=0.3), reference.mask_matrix(KEPT, SHAPE)),
     "blur": OperatorRow(lambda: Blur(lopsided_kernel()), reference.blur_matrix(lopsided_kernel(), SHAPE)),
-    "motion blur": OperatorRow(lambda: Blur(motion_kernel(3, 20)), matrix_of(lambda x: smeared(x, 3, 20))),
+    "motion blur": OperatorRow(
+        lambda: Blur(motion_kernel(3, 20)),
+        np.kron(smeared(np.eye(48).reshape(8, 6, 48), 3, 20).reshape(48, 48), np.eye(3)),
+    ),
     "gaussian blur": OperatorRow(lambda: GaussianBlur(0.8, 7), reference.blur_matrix(GAUSSIAN_KERNEL, SHAPE)),
     "circular blur": OperatorRow(
         lambda: CircularBlur(lopsided_kernel()), reference.blur_matrix(lopsided_kernel(), SHAPE, reference.wrap)
