@@ -15,7 +15,9 @@ from jaxdiff.operators import (
     Blur,
     BoxMask,
     CircularBlur,
+    Composition,
     GaussianBlur,
+    Grey,
     Identity,
     Mask,
     RandomMask,
@@ -132,13 +134,16 @@ BOX[2:6, 1:4] = 0
 TAPS = np.exp(-0.5 * (np.arange(-3, 4) / 0.8) ** 2)
 GAUSSIAN_KERNEL = np.outer(TAPS, TAPS) / TAPS.sum() ** 2
 
+BLUR_MATRIX = reference.blur_matrix(lopsided_kernel(), SHAPE)
+LUMA = np.kron(np.eye(48), [[0.299, 0.587, 0.114]])
+
 OPERATORS: dict[str, OperatorRow] = {
     "identity": OperatorRow(Identity, np.eye(144)),
     "mask": OperatorRow(lambda: Mask(CHEQUERED), reference.mask_matrix(CHEQUERED, SHAPE)),
     "mask of colours": OperatorRow(lambda: Mask(COLOURED), reference.mask_matrix(COLOURED, SHAPE)),
     "box": OperatorRow(lambda: BoxMask(top=2, left=1, height=4, width=3), reference.mask_matrix(BOX, SHAPE)),
     "random": OperatorRow(lambda: RandomMask(jax.random.key(3), SHAPE, keep=0.3), reference.mask_matrix(KEPT, SHAPE)),
-    "blur": OperatorRow(lambda: Blur(lopsided_kernel()), reference.blur_matrix(lopsided_kernel(), SHAPE)),
+    "blur": OperatorRow(lambda: Blur(lopsided_kernel()), BLUR_MATRIX),
     "motion blur": OperatorRow(
         lambda: Blur(motion_kernel(3, 20)),
         np.kron(smeared(np.eye(48).reshape(8, 6, 48), 3, 20).reshape(48, 48), np.eye(3)),
@@ -151,6 +156,13 @@ OPERATORS: dict[str, OperatorRow] = {
     "bicubic": OperatorRow(lambda: Bicubic(2), matrix_of(lambda x: reduced(x, 2, Image.Resampling.BICUBIC))),
     "mirrored bicubic": OperatorRow(
         lambda: Bicubic(2, "mirror"), matrix_of(lambda x: reduced(x, 2, Image.Resampling.BICUBIC, margin=2))
+    ),
+    "grey": OperatorRow(Grey, LUMA),
+    "mean of colours": OperatorRow(lambda: Grey((1 / 3, 1 / 3, 1 / 3)), np.kron(np.eye(48), np.full((1, 3), 1 / 3))),
+    "grey after blur": OperatorRow(lambda: Composition(Grey(), Blur(lopsided_kernel())), LUMA @ BLUR_MATRIX),
+    "block mean after blur": OperatorRow(
+        lambda: Composition(BlockMean(2), Blur(lopsided_kernel())),
+        matrix_of(lambda x: reduced(x, 2, Image.Resampling.BOX)) @ BLUR_MATRIX,
     ),
     "sums": OperatorRow(Sums, sums_matrix(SHAPE)),
     "waves": OperatorRow(Waves, waves_matrix(SHAPE)),
