@@ -4,7 +4,7 @@ Where a filter has a number to choose, the one with the best PSNR against the tr
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -111,6 +111,10 @@ def _enlarged(filter: Image.Resampling) -> Peer:
     return run
 
 
+def _for_unknown_noise(peer: Peer, *sigmas: float) -> Peer:
+    return lambda given: [picture for sigma in sigmas for picture in peer(replace(given, sigma=sigma))]
+
+
 PEERS: dict[str, dict[str, Peer]] = {
     "inpaint": {
         "OpenCV Telea": _opencv("INPAINT_TELEA"),
@@ -125,6 +129,12 @@ PEERS: dict[str, dict[str, Peer]] = {
     "upscale": {
         "bicubic": _enlarged(Image.Resampling.BICUBIC),
         "Lanczos": _enlarged(Image.Resampling.LANCZOS),
+    },
+    "jpeg": {
+        "the file as it is": lambda given: [given.y],
+        "non-local means, best of 3": _for_unknown_noise(_non_local_means, 0.04),
+        "total variation, best of 6": _total_variation,
+        "BM3D, best of 3": _for_unknown_noise(_bm3d, 0.02, 0.04, 0.06),
     },
     "denoise": {
         "measurement": lambda given: [given.y],

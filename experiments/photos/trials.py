@@ -13,8 +13,7 @@ from jaxtyping import Bool, Float
 from PIL import Image, ImageDraw, ImageFont
 
 from jaxdiff.errors import UserError
-from jaxdiff.operators import Bicubic, CircularBlur, GaussianBlur, Identity, Mask
-from jaxdiff.operators.motion import motion_kernel
+from jaxdiff.operators import JPEG, Bicubic, CircularBlur, GaussianBlur, Identity, Mask, motion_kernel
 
 PHOTOGRAPHS = {
     "astronaut": "skimage/data/astronaut.png",
@@ -98,6 +97,8 @@ TRIALS = {
     ),
     "x2": Damaging("x2, bicubic", "upscale", lambda h, w, rng: (Bicubic(2), None), settings=(("factor", 2),)),
     "x4": Damaging("x4, bicubic", "upscale", lambda h, w, rng: (Bicubic(4), None), settings=(("factor", 4),)),
+    "jpeg-10": Damaging("JPEG of quality 10", "jpeg", lambda h, w, rng: (JPEG(10), None)),
+    "jpeg-30": Damaging("JPEG of quality 30", "jpeg", lambda h, w, rng: (JPEG(30), None)),
     "noise-15": Damaging("noise 15/255", "denoise", lambda h, w, rng: (Identity(), None), 15 / 127.5),
     "noise-25": Damaging("noise 25/255", "denoise", lambda h, w, rng: (Identity(), None), 25 / 127.5),
     "noise-50": Damaging("noise 50/255", "denoise", lambda h, w, rng: (Identity(), None), 50 / 127.5),

@@ -17,12 +17,11 @@ from jaxdiff.errors import UserError
 from jaxdiff.images.fit import Fit, Window, around, pixels
 from jaxdiff.images.kernels import check_kernel, read_kernel, scale_kernel
 from jaxdiff.images.masks import check_hidden, read_mask
-from jaxdiff.images.opening import PictureWarning
+from jaxdiff.images.opening import PictureWarning, read_compression
 from jaxdiff.images.photo import Photo, read_photo
 from jaxdiff.measurement import Measurement, measure
-from jaxdiff.operators import Bicubic, Blur, GaussianBlur, Identity, Mask, observed
+from jaxdiff.operators import JPEG, Bicubic, Blur, GaussianBlur, Grey, Identity, Mask, motion_kernel, observed
 from jaxdiff.operators.base import Operator
-from jaxdiff.operators.motion import motion_kernel
 from jaxdiff.priors.denoiser import Prior, any_size
 from jaxdiff.runs.methods import describe_sigma
 
@@ -244,10 +243,23 @@ def _downsampling(seen: _Seen) -> Bicubic:
     return Bicubic(seen.request.factor)
 
 
+def _compression(seen: _Seen) -> JPEG:
+    request, fit = seen.request, seen.fit
+    if fit.scale != 1:
+        raise UserError("--task jpeg needs the picture at its own size, as --prior photos takes it.")
+    if request.simulate:
+        return JPEG(request.quality or 75)
+    tables, subsampling = read_compression(request.damaged)
+    say(seen.console, f"JPEG, chroma {subsampling}; steps from {tables.min():g} to {tables.max():g} levels")
+    return JPEG(tables=tables, subsampling=subsampling)
+
+
 OPERATORS: dict[str, Callable[[_Seen], Operator]] = {
     "inpaint": _holes,
     "denoise": lambda seen: Identity(),
     "deblur": _blur,
     "upscale": _downsampling,
+    "colourise": lambda seen: Grey(),
+    "jpeg": _compression,
 }
 """The forward model of every task."""

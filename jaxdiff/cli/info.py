@@ -60,7 +60,7 @@ def print_list() -> None:
     console = Console(highlight=False, soft_wrap=True, markup=False)
     console.print("tasks of `jaxdiff restore`")
     for task, words in TASKS.items():
-        console.print(f"  {task:<12} {words}; with the prior photos by --method {PHOTO_METHODS[task]}")
+        console.print(f"  {task:<12} {words}; with --prior photos by {PHOTO_METHODS.get(task, 'no method')}")
     console.print(f"\nmethods of `jaxdiff restore`: {KNOWN_METHODS}")
     for title, module in (("samplers", samplers), ("guidance", guidance), ("operators", operators)):
         console.print(f"\n{title} (jaxdiff.{title})")

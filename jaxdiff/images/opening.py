@@ -7,13 +7,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, NoReturn
 
-from PIL import Image, UnidentifiedImageError
+import numpy as np
+from jaxtyping import Float
+from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 
 from jaxdiff.errors import UserError
 
 LARGEST = 300_000_000
 """Most pixels of a picture that is read; beyond them memory runs out before anything is restored."""
 
+_ORIENTATION = 0x0112
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, NotImplementedError, Image.DecompressionBombError)
 _RAW = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".pef")
 _HEIF = {b"avif": "AVIF", b"avis": "AVIF"} | dict.fromkeys((b"heic", b"heix", b"hevc", b"mif1", b"msf1"), "HEIC")
@@ -59,6 +62,28 @@ def opened(path: str | os.PathLike) -> Iterator[Image.Image]:
             _refuse_format(path, file)
         except _DAMAGE as error:
             raise UserError(f"{path} is a damaged or unusual image: {' '.join(str(error).split())}.") from error
+
+
+def read_compression(path: str | os.PathLike) -> tuple[Float[np.ndarray, "2 8 8"], str]:
+    """Reads how a JPEG file is compressed: its tables of luma and chroma, in rows, and how chroma is kept.
+
+    Returns:
+        The tables, and "4:4:4" or, for chroma at half size, "4:2:0".
+
+    Raises:
+        UserError: if it is no JPEG file of grey or colour, is stored on its side, or keeps chroma in another way.
+    """
+    with opened(path) as image:
+        if image.format not in ("JPEG", "MPO") or image.mode not in ("L", "RGB"):
+            raise UserError(f"{path} is no JPEG file of grey or colour; --task jpeg needs one as the camera left it.")
+        if image.getexif().get(_ORIENTATION, 1) != 1:
+            raise UserError(f"{path} is stored on its side; turn it without compressing it again (jpegtran does).")
+        tables = [image.quantization[i] for i in sorted(image.quantization)]  # pyright: ignore
+        ways = {-1: "4:4:4", 0: "4:4:4", 2: "4:2:0"}
+        sampling = ways.get(JpegImagePlugin.get_sampling(image))
+        if sampling is None or len(tables) > 2:
+            raise UserError(f"{path} keeps colours in a way that is not supported (4:2:2 or three tables).")
+        return np.array([tables[0], tables[-1]], np.float32).reshape(2, 8, 8), sampling
 
 
 @contextmanager

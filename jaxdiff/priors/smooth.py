@@ -27,13 +27,16 @@ def smoothest(
 
     .. math:: \arg\min_x\ \lVert y - A x \rVert^2 + (\sigma_y / g)^2 \lVert \nabla x \rVert^2
 
-    with `g = GRADIENT_STD`, by conjugate gradients from `A^T y`.
+    with `g = GRADIENT_STD`, by conjugate gradients from `A^T y`. Of an operator with a `project`, which need not be
+    linear, it is `y` itself, an image.
 
     Args:
-        measurement: of a linear operator, with Gaussian noise.
+        measurement: of an operator that is linear or has a `project`, with Gaussian noise.
         image_shape: `(h, w, c)` of the image.
         iterations: of conjugate gradients, at most. Holes too wide for them keep a trace of the squares.
     """
+    if hasattr(measurement.operator, "project"):
+        return jnp.clip(measurement.y, -1, 1)
     regularised = lambda: _regularised(measurement, image_shape, iterations)
     if not isinstance(measurement.operator, Masking):
         return regularised()

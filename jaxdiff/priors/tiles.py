@@ -87,8 +87,8 @@ def edge_weights(side: int, corner: Int[Array, ""] | int, length: int) -> Float[
         length: pixels of the image; its own edges need no context.
     """
     place = jnp.arange(side)
-    before = jnp.where(jnp.asarray(corner) == 0, side, place)
-    after = jnp.where(jnp.asarray(corner) + side == length, side, side - 1 - place)
+    before = jnp.where(jnp.asarray(corner) == 0, CONTEXT + RAMP, place)
+    after = jnp.where(jnp.asarray(corner) + side == length, CONTEXT + RAMP, side - 1 - place)
     return jnp.clip((jnp.minimum(before, after) - CONTEXT + 1) / RAMP, 0.0, 1.0)
 
 

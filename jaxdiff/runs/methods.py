@@ -94,10 +94,18 @@ def from_estimate(run: "Run", measurement: "Measurement") -> "Run":
 
 
 def best_method(task: str, prior: "Prior") -> str:
-    """Returns the key of the method that restores best by default."""
-    from jaxdiff.priors.denoiser import any_size
+    """Returns the key of the method that restores best by default.
 
-    return PHOTO_METHODS[task] if any_size(prior) else {"denoise": "sdedit"}.get(task, "dps")
+    Raises:
+        UserError: if the prior is of no use for the task.
+    """
+    from jaxdiff.priors.denoiser import last_time
+
+    if last_time(prior) == prior.schedule.num_times - 1:
+        return {"denoise": "sdedit", "jpeg": "ddnm"}.get(task, "dps")
+    if task not in PHOTO_METHODS:
+        raise UserError(f"this prior knows low noise only, which is not enough to {task}; take another with --prior.")
+    return PHOTO_METHODS[task]
 
 
 def default_steps(prior: "Prior") -> int:
