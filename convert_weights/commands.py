@@ -1,7 +1,7 @@
 """What the subcommands of `python -m convert_weights` do."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -9,17 +9,22 @@ import numpy as np
 import tyro
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-from convert_weights.architecture import KNOWN, infer_config
+from convert_weights.architecture import KNOWN
 from convert_weights.download import SOURCES, check_space, download
 from convert_weights.ffdnet import ffdnet_from_torch
-from convert_weights.torch_file import read_checkpoint, read_state_dict
-from convert_weights.unet import from_torch, to_torch
+from convert_weights.guided_diffusion import Choices, prior_of, what_was_taken
+from convert_weights.torch_file import Checkpoint, read_checkpoint
+from convert_weights.unet import to_torch
 from jaxdiff.disk import check_replaceable, write_atomically
 from jaxdiff.metrics.lpips import lpips_from_torch, save_lpips
 from jaxdiff.networks.unet import UNetConfig
 from jaxdiff.priors.storage import PRIOR_FOLDER, SHIPPED, PriorConfig, read_config, read_prior, save_prior
 
 Positional = tyro.conf.Positional
+
+# Tensors by which the networks are known.
+UNET_MARKS = ("time_embed.0.weight",)
+FFDNET_MARKS = ("0.weight", "2.weight", "4.weight")
 
 
 @dataclass(frozen=True)
@@ -31,8 +36,9 @@ class ConvertUNet:
     out_dir: Annotated[Positional[Path], tyro.conf.arg(metavar="OUT_DIR")]
     """Folder for the prior; `jaxdiff.load_prior` reads it."""
     config: Annotated[str | None, tyro.conf.arg(metavar="PRIOR")] = None
-    """Where the image size, heads, norm groups and schedule come from, for other networks than the two that are known:
-    ffhq-256, imagenet-256, a shipped prior, or the folder of a prior."""
+    """Where the image size, heads, norm groups and order of attention come from, for other networks than the two that
+    are known: ffhq-256, imagenet-256, a shipped prior, or the folder of a prior."""
+    choices: tyro.conf.OmitArgPrefixes[Choices] = field(default_factory=Choices)
     overwrite: bool = False
     """Replace OUT_DIR if it is not empty."""
 
@@ -42,7 +48,7 @@ class ConvertUNet:
         """Convert, and print what the prior is."""
         _check_free(self.out_dir, self.overwrite, self.source)
         like = None if self.config is None else _known_config(self.config)
-        _convert(self.source, self.out_dir, like, self.overwrite)
+        _convert(self.source, self.out_dir, like, self.choices, self.overwrite)
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ class DownloadPrior:
         else:
             url, parameter_bytes = SOURCES[self.name]
             _download_with_bar(self.url or url, source, parameter_bytes)
-        _convert(source, self.out_dir, None, self.overwrite)
+        _convert(source, self.out_dir, None, Choices(), self.overwrite)
         print(f"{source} is not needed any more")
 
 
@@ -120,7 +126,8 @@ class ConvertLPIPS:
     def run(self) -> None:
         """Convert, and print where the weights are."""
         _check_new(self.out, self.overwrite, self.backbone, self.heads)
-        backbone, heads = read_state_dict(self.backbone), read_state_dict(self.heads)
+        backbone = read_checkpoint(self.backbone, ("features.0.weight",)).tensors
+        heads = read_checkpoint(self.heads, ("lin0.model.1.weight",)).tensors
         save_lpips(self.out, self.net, lpips_from_torch(self.net, backbone, heads))
         print(f"{self.out}: LPIPS {self.net}, for jaxdiff.lpips.load_lpips({self.net!r}, {str(self.out)!r})")
 
@@ -143,13 +150,19 @@ class ConvertFFDNet:
     def run(self) -> None:
         """Convert, and print what the prior is."""
         _check_free(self.out_dir, self.overwrite, self.source)
-        tensors, wrapper = read_checkpoint(self.source)
+        checkpoint = read_checkpoint(self.source, FFDNET_MARKS)
         try:
-            weights, network = ffdnet_from_torch(tensors)
+            weights, network = ffdnet_from_torch(checkpoint.tensors)
         except ValueError as error:
             raise ValueError(f"{self.source}: {error}") from error
-        config = PriorConfig(network, target="x0", variance="fixed_small", source=_source(self.source, wrapper))
-        _save(self.out_dir, weights, config, self.overwrite)
+        config = PriorConfig(network, target="x0", variance="fixed_small", source=_source(self.source, checkpoint))
+        taken = [
+            checkpoint.says(),
+            "target: x0, for FFDNet removes the noise",
+            f"noise: sigma from 0 to {255 * network.max_sigma / 2:.0f} of 255",
+            f"schedule: linear, {config.make_schedule().num_times} times",
+        ]
+        _save(self.out_dir, weights, config, taken, self.overwrite)
 
 
 Command = (
@@ -161,37 +174,32 @@ Command = (
 )
 
 
-def _convert(source: Path, out_dir: Path, like: PriorConfig | None, overwrite: bool) -> None:
-    tensors, wrapper = read_checkpoint(source)
-    known = None if like is None else like.network
-    assert known is None or isinstance(known, UNetConfig)
+def _convert(source: Path, out_dir: Path, like: PriorConfig | None, choices: Choices, overwrite: bool) -> None:
+    checkpoint = read_checkpoint(source, UNET_MARKS, choices.weights)
     try:
-        network = infer_config({name: tensor.shape for name, tensor in tensors.items()}, known)
-        weights = from_torch(tensors, network)
+        weights, config = prior_of(checkpoint.tensors, None if like is None else like.network, choices)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
-    config = replace(like or PriorConfig(network), network=network, source=_source(source, wrapper))
-    learned = network.out_channels == 2 * network.in_channels
-    if learned != (config.variance == "learned_range"):
-        # Where the variance is not learned, guided-diffusion takes the larger of the two fixed ones.
-        config = replace(config, variance="learned_range" if learned else "fixed_large")
-    _save(out_dir, weights, config, overwrite)
+    config = replace(config, source=_source(source, checkpoint))
+    _save(out_dir, weights, config, [checkpoint.says(), *what_was_taken(config, like, choices)], overwrite)
 
 
-def _source(path: Path, wrapper: str) -> dict[str, str]:
+def _source(path: Path, checkpoint: Checkpoint) -> dict[str, str]:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"file": path.name, "sha256": digest, "state_dict": wrapper}
+    return {"file": path.name, "sha256": digest, "state_dict": checkpoint.wrapper}
 
 
-def _save(out_dir: Path, weights: dict[str, np.ndarray], config: PriorConfig, overwrite: bool) -> None:
+def _save(
+    out_dir: Path, weights: dict[str, np.ndarray], config: PriorConfig, taken: list[str], overwrite: bool
+) -> None:
     check_space(out_dir, sum(weight.nbytes for weight in weights.values()))
     save_prior(out_dir, weights, config, overwrite=overwrite)
     count = sum(weight.size for weight in weights.values())
     dtypes = ", ".join(sorted({str(weight.dtype) for weight in weights.values()}))
-    wrapper = config.source["state_dict"]
-    taken = f", taken from `{wrapper}`" if wrapper else ""
-    print(f"{out_dir}: {count:,} parameters, {dtypes}{taken}; for jaxdiff.load_prior({str(out_dir)!r})")
+    print(f"{out_dir}: {count:,} parameters, {dtypes}; for jaxdiff.load_prior({str(out_dir)!r})")
+    for line in taken:
+        print(f"  {line}")
 
 
 def _check_new(out: Path, overwrite: bool, *sources: Path) -> None:

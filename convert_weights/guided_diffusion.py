@@ -1,0 +1,137 @@
+"""Checkpoints of guided-diffusion as priors: what the file does not say is given, known or the default, and told."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from convert_weights.architecture import KNOWN, UNSEEN, infer_config
+from convert_weights.unet import from_torch
+from jaxdiff.networks.unet import UNetConfig
+from jaxdiff.priors.denoiser import Target, Variance
+from jaxdiff.priors.storage import NetworkConfig, PriorConfig
+
+Tensors = Mapping[str, np.ndarray]
+
+COLOURS = 3
+DEFAULT = "guided-diffusion's default"
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a checkpoint's tensors do not show."""
+
+    image_size: int | None = None
+    """Height and width that the network was trained at, in pixels."""
+    num_heads: int | None = None
+    """Attention heads, the same number in every block."""
+    num_head_channels: int | None = None
+    """Channels per attention head; instead of --num-heads."""
+    norm_groups: int | None = None
+    """Groups of every group norm; 32 by default."""
+    new_attention_order: bool | None = None
+    """True for a network trained with use_new_attention_order."""
+    schedule: Literal["linear", "cosine"] = "linear"
+    """The noise schedule, of 1000 times."""
+    target: Target = "epsilon"
+    """What the network predicts."""
+    variance: Variance | None = None
+    """Variance of an ancestral step; by default learned_range if the network has outputs for it, else fixed_large."""
+    label: int | None = None
+    """Class of a class-conditional network: the prior is that of this class."""
+    channels: int | None = None
+    """Confirms that a network is for pictures of so many channels, where that is not 3; only the library takes them."""
+    weights: str | None = None
+    """Where in the file the weights are, if there are several, such as ema; by default the averaged ones."""
+
+    def unseen(self) -> dict[str, int]:
+        """The facts about the architecture that are given."""
+        if self.num_heads is not None and self.num_head_channels is not None:
+            raise ValueError("--num-heads and --num-head-channels exclude each other")
+        return {name: value for name in UNSEEN if (value := getattr(self, name)) is not None}
+
+
+def prior_of(
+    tensors: Tensors, like: NetworkConfig | None, choices: Choices
+) -> tuple[dict[str, np.ndarray], PriorConfig]:
+    """Makes a prior's weights and configuration of a state dict.
+
+    Args:
+        tensors: the state dict; float64 is rounded to float32.
+        like: the network of a prior that shares what shapes do not show.
+        choices: what was given.
+
+    Raises:
+        ValueError: if something does not fit, is not known, or makes no prior of pictures.
+    """
+    tensors = {name: t.astype(np.float32) if t.dtype == np.float64 else t for name, t in tensors.items()}
+    assert like is None or isinstance(like, UNetConfig)
+    network = infer_config({name: tensor.shape for name, tensor in tensors.items()}, like, choices.unseen())
+    _check_channels(network, choices.channels)
+    weights = from_torch(tensors, network)
+    network = _of_one_class(weights, network, choices.label)
+    learned = network.out_channels == 2 * network.in_channels
+    variance = choices.variance or ("learned_range" if learned else "fixed_large")
+    if learned != (variance == "learned_range"):
+        raise ValueError(f"--variance {variance} does not fit {network.out_channels} outputs of the network")
+    return weights, PriorConfig(network, {"kind": choices.schedule}, choices.target, variance)
+
+
+def _check_channels(network: UNetConfig, confirmed: int | None) -> None:
+    taken, given = network.in_channels, network.out_channels
+    if confirmed not in (None, taken):
+        raise ValueError(f"--channels {confirmed} does not fit a network of {taken} channels")
+    if given not in (taken, 2 * taken):
+        raise ValueError(
+            f"the network takes {taken} channels and gives {given}; a prior gives as many or twice as many "
+            "(an upsampler takes a second picture, and is no prior)"
+        )
+    if taken != COLOURS and confirmed is None:
+        raise ValueError(
+            f"the network takes pictures of {taken} channels, `jaxdiff restore` needs one of {COLOURS}; "
+            f"--channels {taken} converts it all the same, for the library (but an upsampler is no prior)"
+        )
+
+
+def _of_one_class(weights: dict[str, np.ndarray], network: UNetConfig, label: int | None) -> UNetConfig:
+    """Adds the embedding of a class to the bias that it is always added to, in place."""
+    classes = network.num_classes
+    if classes is None and label is not None:
+        raise ValueError("--label is given, but the network is not class-conditional")
+    if classes is None:
+        return network
+    if label is None or not 0 <= label < classes:
+        raise ValueError(f"the network is class-conditional: give --label, the class from 0 to {classes - 1} to take")
+    embedding, bias = weights.pop("label_embed.embedding"), "time_embed_2.bias"
+    weights[bias] = weights[bias].astype(np.float32) + embedding[label].astype(np.float32)
+    return replace(network, num_classes=None)
+
+
+def what_was_taken(config: PriorConfig, like: PriorConfig | None, choices: Choices) -> list[str]:
+    """Says in a line each what was taken for what, and why."""
+    network = config.network
+    assert isinstance(network, UNetConfig)
+    known = next((name for name, other in KNOWN.items() if other == network), None)
+
+    def why(name: str) -> str:
+        if getattr(choices, name) is not None:
+            return "given"
+        if like is not None and getattr(like.network, name) == getattr(network, name):
+            return "as --config says"
+        return f"as {known} has" if known else DEFAULT
+
+    per_head = network.num_head_channels
+    heads = f"{per_head} channels each" if per_head else f"{network.num_heads} in every block"
+    order = "new" if network.new_attention_order else "legacy"
+    of_heads = why("num_head_channels" if per_head else "num_heads")
+    lines = [
+        f"target: {config.target}, {DEFAULT if config.target == Choices.target else 'given'}",
+        f"variance: {config.variance}, {'given' if choices.variance else 'by the number of outputs'}",
+        f"schedule: {config.schedule['kind']}, {config.make_schedule().num_times} times, "
+        f"{DEFAULT if choices.schedule == Choices.schedule else 'given'}",
+        f"image size: {network.image_size}, {why('image_size')}",
+        f"attention heads: {heads}, {of_heads}; {order} order, {why('new_attention_order')}",
+        f"norm groups: {network.norm_groups}, {why('norm_groups')}",
+    ]
+    return lines if choices.label is None else [*lines, f"class: {choices.label}, given"]
