@@ -1,6 +1,7 @@
 """What the subcommands of `python -m convert_weights` do."""
 
 import hashlib
+import zipfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -76,6 +77,7 @@ class DownloadPrior:
         if source.exists():
             print(f"{source} is already there")
         else:
+            _check_part(source.with_name(f"{source.name}.part"))
             url, parameter_bytes = SOURCES[self.name]
             _download_with_bar(self.url or url, source, parameter_bytes)
         _convert(source, self.out_dir, None, Choices(), self.overwrite)
@@ -97,7 +99,7 @@ class ExportPrior:
 
     def run(self) -> None:
         """Export, and print how many tensors were written."""
-        _check_new(self.out, self.overwrite)
+        _check_new(self.out, self.overwrite, "data.pkl")
         weights, config = read_prior(_prior_folder(self.prior))
         _check_unet(config, self.prior)
         _save_torch(to_torch(weights), self.out)
@@ -125,7 +127,7 @@ class ConvertLPIPS:
 
     def run(self) -> None:
         """Convert, and print where the weights are."""
-        _check_new(self.out, self.overwrite, self.backbone, self.heads)
+        _check_new(self.out, self.overwrite, ".npy", self.backbone, self.heads)
         backbone = read_checkpoint(self.backbone, ("features.0.weight",)).tensors
         heads = read_checkpoint(self.heads, ("lin0.model.1.weight",)).tensors
         save_lpips(self.out, self.net, lpips_from_torch(self.net, backbone, heads))
@@ -202,11 +204,28 @@ def _save(
         print(f"  {line}")
 
 
-def _check_new(out: Path, overwrite: bool, *sources: Path) -> None:
+def _check_new(out: Path, overwrite: bool, ending: str, *sources: Path) -> None:
+    """Refuses a file that is to be read, or that is no archive with a member of this ending."""
     if out.resolve() in {source.resolve() for source in sources}:
         raise FileExistsError(f"{out} is to be read; choose another name")
-    if out.exists() and not overwrite:
+    if not out.exists():
+        return
+    if not zipfile.is_zipfile(out) or not any(name.endswith(ending) for name in zipfile.ZipFile(out).namelist()):
+        raise FileExistsError(f"{out} is no file that this command writes, and is not replaced; choose another name")
+    if not overwrite:
         raise FileExistsError(f"{out} exists; choose another name or give --overwrite")
+
+
+def _check_part(part: Path) -> None:
+    """Refuses what is not the beginning of a checkpoint, a zip file or a pickle."""
+    if not part.exists():
+        return
+    if part.is_file():
+        with part.open("rb") as file:
+            first = file.read(2)
+        if b"PK".startswith(first) or b"\x80\x02".startswith(first):
+            return
+    raise FileExistsError(f"{part} is no unfinished download; move it, or choose another folder")
 
 
 def _check_free(out_dir: Path, overwrite: bool, source: Path | None = None) -> None:

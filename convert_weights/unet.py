@@ -1,4 +1,4 @@
-"""Names and layouts of guided-diffusion's PyTorch UNet and of `jaxdiff.unet.UNet`, in both directions.
+"""Names and layouts of guided-diffusion's PyTorch UNet and of `jaxdiff.networks.unet.UNet`, in both directions.
 
 There is one rule per kind of module, read from Flax to PyTorch. Both directions, and the check of names and shapes,
 follow from it: the network says which weights it has, the rules say how PyTorch calls and stores them.
@@ -96,7 +96,7 @@ def torch_shapes(config: UNetConfig) -> dict[str, Shape]:
 
 
 def from_torch(tensors: Mapping[str, np.ndarray], config: UNetConfig) -> dict[str, np.ndarray]:
-    """Renames and rearranges a guided-diffusion state dict for `jaxdiff.checkpoint.save_prior`.
+    """Renames and rearranges a guided-diffusion state dict for `jaxdiff.priors.storage.save_prior`.
 
     Args:
         tensors: the state dict, in float16, bfloat16 or float32; the precision is kept.

@@ -1,6 +1,8 @@
 """The order of the house: who may import whom, one home for every name, and nothing private of JAX."""
 
 import ast
+import pkgutil
+import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -118,3 +120,15 @@ def test_every_public_name_is_found_late():
     assert all(getattr(jaxdiff, name) is not None for name in jaxdiff.__all__)
     with pytest.raises(AttributeError, match="no attribute 'DSP'"):
         _ = jaxdiff.DSP
+
+
+def test_dotted_names_in_docstrings_exist():
+    named = re.compile(r"`((?:jaxdiff|convert_weights|experiments)(?:\.\w+)+)(?:\([^`]*\))?`")
+    wrong = []
+    for path in ALL:
+        for name in set(named.findall(path.read_text())):
+            try:
+                pkgutil.resolve_name(name)
+            except (ImportError, AttributeError):
+                wrong.append((path.relative_to(ROOT).as_posix(), name))
+    assert not wrong

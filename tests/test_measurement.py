@@ -10,7 +10,8 @@ from jaxdiff.measurement import Measurement, measure
 from jaxdiff.noise import GaussianNoise, PoissonNoise
 from jaxdiff.operators import Identity
 from jaxdiff.samplers import SDEdit
-from tests.conftest import NOISES, OPERATORS, SHAPE, SIGMA_Y, Waves, gaussian_prior, of
+from tests.conftest import NOISES, SHAPE, SIGMA_Y, gaussian_prior, of
+from tests.operators.conftest import OPERATORS, Waves
 
 X = 0.5 * jax.random.normal(jax.random.key(6), SHAPE)
 

@@ -32,20 +32,9 @@ from jaxdiff import (
 from jaxdiff.operators import Blur, BoxMask, CircularBlur, GaussianBlur, Identity, Mask, RandomMask
 from jaxdiff.pytree import pytree, static
 from jaxdiff.schedule import linear
-from tests.conftest import (
-    COLOURED,
-    NOISES,
-    OPERATORS,
-    PRIORS,
-    SAMPLERS,
-    SHAPE,
-    SIGMA_Y,
-    TIMES,
-    gaussian_prior,
-    lopsided_kernel,
-    network_prior,
-    small_problem,
-)
+from tests.conftest import NOISES, SAMPLERS, SHAPE, SIGMA_Y, TIMES, gaussian_prior, network_prior, small_problem
+from tests.operators.conftest import COLOURED, OPERATORS, lopsided_kernel
+from tests.priors.conftest import PRIORS
 
 
 @pytree

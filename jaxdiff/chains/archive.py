@@ -95,7 +95,7 @@ def export(
 
     Args:
         sampler: the algorithm; its numbers become arguments, named as by `named_arrays`.
-        times: decreasing times, usually ending with -1; they become part of the program.
+        times: usually falling and ending with -1; they may rise and repeat, and become part of the program.
         batch_size: number of keys; `jax.export` knows no convolutions over a number that is left open.
         platforms: where it shall run, some of cpu, cuda, rocm, tpu.
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Key, PRNGKeyArray
 
 from jaxdiff.priors.denoiser import Prediction, Time
 from jaxdiff.pytree import pytree, static
-from jaxdiff.samplers.base import Observer, Sampler
+from jaxdiff.samplers.base import Observer, Sampler, start_chain
 
 
 class OwnState(NamedTuple):
@@ -123,8 +123,10 @@ def stack(
     if len(set(structures)) > 1:
         raise ValueError("`samplers` must be alike in everything but numbers.")
     common = {id(leaf) for leaf in jax.tree.leaves(shared)}
-    is_own = tuple(id(leaf) not in common for leaf in leaves[0])
-    columns = [column for column, own in zip(zip(*leaves, strict=True), is_own, strict=True) if own]
+    columns = list(zip(*leaves, strict=True))
+    # Small whole numbers are one object wherever they stand, so that a leaf is shared only if all chains have the same.
+    is_own = tuple(len(found := {id(leaf) for leaf in column}) > 1 or not found <= common for column in columns)
+    columns = [column for column, own in zip(columns, is_own, strict=True) if own]
     if any(len({jnp.shape(leaf) for leaf in column}) > 1 for column in columns):
         raise ValueError("`samplers` must be alike in the shapes of all numbers.")
     own = [jnp.stack([jnp.asarray(leaf) for leaf in column]) for column in columns]
@@ -135,8 +137,6 @@ def stack(
 @jax.jit
 def _start(stacked: Stacked, own: list[Array], keys: Key[Array, " n"], t: Array) -> OwnState:
     def start(own: list[Array], key: PRNGKeyArray) -> OwnState:
-        # The key of `sample`'s own start, so that a chain is what it would be alone.
-        sampler, _ = stacked.of(own)
-        return OwnState(own, sampler.init(jax.random.fold_in(key, jnp.int32(-1)), t))
+        return OwnState(own, start_chain(stacked.of(own)[0], key, t))
 
     return jax.vmap(start)(own, keys)

@@ -8,13 +8,13 @@ from jaxtyping import Array, Key, PRNGKeyArray
 
 from jaxdiff.priors.denoiser import Prediction, Time
 from jaxdiff.pytree import pytree
-from jaxdiff.samplers.base import Observer, Sampler, sample
+from jaxdiff.samplers.base import Observer, Sampler, sample, start_chain
 
 
 @jax.jit
 def start_chains(sampler: Sampler, keys: Key[Array, " n"], t: Array) -> Any:
     """Returns the states that chains start from, stacked."""
-    return jax.vmap(lambda key: sampler.init(jax.random.fold_in(key, jnp.int32(-1)), t))(keys)
+    return jax.vmap(lambda key: start_chain(sampler, key, t))(keys)
 
 
 @jax.jit

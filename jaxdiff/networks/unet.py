@@ -135,7 +135,7 @@ class UNet(nnx.Module):
 
     Args:
         config: the architecture.
-        dtype: precision of convolutions and matrix products, see `jaxdiff.precision.Dtype`.
+        dtype: precision of convolutions and matrix products, see `jaxdiff.networks.precision.Dtype`.
         remat: keep only the inputs of blocks for a gradient, and compute the rest anew: less memory for one more
             forward pass. The values are the same. XLA for CPUs undoes it.
         rngs: random numbers for the initial weights. As in the original, the last layer of every block starts at

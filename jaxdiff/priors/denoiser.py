@@ -71,13 +71,27 @@ class Prior(Protocol):
         ...
 
 
-@pytree
-class Denoiser:
-    r"""A trained network as a prior.
+def implied_x0(
+    target: Target,
+    output: Float[Array, "*n h w c"],
+    x_t: Float[Array, "*n h w c"],
+    alpha_t: Float[Array, "..."],
+    sigma_t: Float[Array, "..."],
+) -> Float[Array, "*n h w c"]:
+    r"""Returns the estimate of `x0` that a network's output stands for, not clipped.
 
     .. math::
         \hat x_0 = (x_t - \sigma_t \hat\epsilon) / \alpha_t \quad\text{or}\quad
         \hat x_0 = \alpha_t x_t - \sigma_t \hat v
+    """
+    if target == "epsilon":
+        return (x_t - sigma_t * output) / alpha_t
+    return output if target == "x0" else alpha_t * x_t - sigma_t * output
+
+
+@pytree
+class Denoiser:
+    """A trained network as a prior; `implied_x0` makes an estimate of what it predicts.
 
     Args:
         network: called as `network(x_t, t)` with the original integer time; gives `(h, w, c)`, or `(h, w, 2c)` when
@@ -89,6 +103,9 @@ class Denoiser:
             interpolation in log space between `fixed_small` (the posterior variance) and `fixed_large` (beta).
         clip: whether `x0_hat` is clipped to [-1, 1], as guided-diffusion and DPS do; gradients flow through the clip.
         label: class of a class-conditional network, given to it as a third argument.
+        last_time: the largest time that the network was trained for; None for all times of the schedule. Chains must
+            start there, from an estimate of the image.
+        any_size: whether images of every height and width are as good as those of `image_shape`.
 
     Raises:
         ValueError: if `target` or `variance` is unknown.
@@ -105,6 +122,8 @@ class Denoiser:
     variance: Variance = static(default="fixed_small")
     clip: bool = static(default=True)
     label: Int[Array, ""] | int | None = None
+    last_time: int | None = static(default=None)
+    any_size: bool = static(default=False)
 
     def __post_init__(self) -> None:
         if self.target not in ("epsilon", "x0", "v"):
@@ -121,7 +140,7 @@ class Denoiser:
             fraction = (raw + 1) / 2
         elif self.variance == "fixed_large":
             fraction = jnp.ones(())
-        x0_hat = self._to_x0_hat(output, x_t, t)
+        x0_hat = implied_x0(self.target, output, x_t, *self.schedule(t))
         return Prediction(self.bound(x0_hat), fraction, unclipped=x0_hat)
 
     def bound(self, x0: Image) -> Image:
@@ -139,13 +158,11 @@ class Denoiser:
         jax.eval_shape(other.predict, jax.ShapeDtypeStruct(image_shape, jnp.float32), jnp.int32(0))
         return other
 
-    def _to_x0_hat(self, output: Array, x_t: Image, t: Time) -> Image:
-        alpha_t, sigma_t = self.schedule(t)
-        if self.target == "epsilon":
-            return (x_t - sigma_t * output) / alpha_t
-        if self.target == "v":
-            return alpha_t * x_t - sigma_t * output
-        return output
+
+def last_time(prior: Prior) -> int:
+    """Returns the largest time that a prior knows: its own `last_time` where it has one, or that of its schedule."""
+    own = getattr(prior, "last_time", None)
+    return prior.schedule.num_times - 1 if own is None else own
 
 
 class WrappedPrior:
@@ -162,6 +179,11 @@ class WrappedPrior:
     def image_shape(self) -> tuple[int, int, int]:
         """The prior's."""
         return self.prior.image_shape
+
+    @property
+    def last_time(self) -> int:
+        """The prior's."""
+        return last_time(self.prior)
 
     def predict(self, x_t: Image, t: Time) -> Prediction:
         """Changes what the prior predicts; every wrapper has its own way."""

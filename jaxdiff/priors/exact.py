@@ -11,7 +11,8 @@ from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxdiff.measurement import Measurement
-from jaxdiff.operators import BoxMask, Identity, Mask, Operator, RandomMask, adjoint
+from jaxdiff.operators import Identity, Operator, adjoint
+from jaxdiff.operators.masks import Masking
 from jaxdiff.priors.gaussian import Diagonal, GaussianPrior
 from jaxdiff.priors.mixture import MixturePrior, mixture_covariance
 from jaxdiff.pytree import pytree
@@ -181,8 +182,10 @@ def posterior(prior: GaussianPrior | MixturePrior, measurement: Measurement) -> 
         measurement: of a linear operator with Gaussian noise, whose `sigma_y` is positive.
 
     Raises:
-        ValueError: if the noise is not Gaussian or zero, or a mixture cannot be weighed.
+        ValueError: if the measurement is not of images of the prior's shape or its operator not linear, the noise is
+            not Gaussian or zero, or a mixture cannot be weighed.
     """
+    measurement.check(prior.image_shape, linear=True)
     sigma_y = measurement.sigma_y
     if not sigma_y > 0:
         raise ValueError(f"`sigma_y` must be positive, got {sigma_y}; without noise the posterior has no density.")
@@ -204,7 +207,7 @@ def _solver(prior: GaussianPrior, measurement: Measurement) -> Any:
     operator, y, sigma_y = measurement.operator, measurement.y, measurement.sigma_y
     if isinstance(operator, Identity):
         return Spectral(prior.covariance, sigma_y)
-    if isinstance(prior.covariance, Diagonal) and isinstance(operator, Mask | BoxMask | RandomMask):
+    if isinstance(prior.covariance, Diagonal) and isinstance(operator, Masking):
         return Elementwise(measurement.observed * prior.variance + sigma_y**2)
     if y.size > DENSE:
         return Iterative(operator, prior.covariance, sigma_y, prior.mean)

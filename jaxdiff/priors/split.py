@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Int
 
 from jaxdiff.networks.blocks import pad_to_multiple
@@ -24,7 +26,7 @@ class SplitPrior:
         split: the first time of `high`.
 
     Raises:
-        ValueError: if the two differ in their schedules' length or their image shapes.
+        ValueError: if the two differ in their schedules, as far as these are known, or their image shapes.
     """
 
     low: Prior
@@ -37,6 +39,9 @@ class SplitPrior:
         times = self.low.schedule.num_times, self.high.schedule.num_times
         if times[0] != times[1]:
             raise ValueError(f"`low` has a schedule of {times[0]} times, `high` one of {times[1]}.")
+        tables = self.low.schedule.log_alpha_bar, self.high.schedule.log_alpha_bar
+        if not any(isinstance(table, Tracer) for table in tables) and not np.allclose(*tables, rtol=1e-4):
+            raise ValueError("`low` and `high` have different noise schedules.")
 
     @property
     def schedule(self) -> Schedule:

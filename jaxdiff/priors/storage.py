@@ -76,12 +76,15 @@ class PriorConfig:
         """Wraps a network of this configuration as a denoiser."""
         size, channels = self.network.image_size, self.network.in_channels
         schedule = self.make_schedule()
+        of_time = _KINDS[self.kind].of_time(network, schedule)
         return Denoiser(
-            network=_KINDS[self.kind].of_time(network, schedule),
+            network=of_time,
             schedule=schedule,
             image_shape=(size, size, channels),
             target=self.target,
             variance=self.variance,
+            last_time=getattr(of_time, "last_time", None),
+            any_size=isinstance(network, FFDNet),
         )
 
 
@@ -226,8 +229,8 @@ def load_prior(name: str | os.PathLike = "faces-32", *, dtype: Dtype = "float32"
 
     Args:
         name: a shipped prior, or a folder written by `convert_weights` or `experiments.train_faces`.
-        dtype: precision of the network's convolutions and matrix products, see `jaxdiff.precision.Dtype`.
-        remat: whether the network trades time for memory in its gradient, see `jaxdiff.unet.UNet`.
+        dtype: precision of the network's convolutions and matrix products, see `jaxdiff.networks.precision.Dtype`.
+        remat: whether the network trades time for memory in its gradient, see `jaxdiff.networks.unet.UNet`.
 
     Raises:
         PriorError: if there is no such prior, or it is damaged.

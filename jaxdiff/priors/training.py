@@ -13,7 +13,7 @@ from flax import nnx
 from jax.scipy.stats import norm
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jaxdiff.priors.denoiser import Target, Variance
+from jaxdiff.priors.denoiser import Target, Variance, implied_x0
 from jaxdiff.schedule import Schedule
 
 
@@ -99,19 +99,13 @@ def diffusion_loss(
     bound = jnp.zeros(())
     if variance == "learned_range":
         output, raw = jnp.split(output, 2, axis=-1)
-        x0_hat = _x0_hat(target, jax.lax.stop_gradient(output), x_t, alpha_t, sigma_t)
+        x0_hat = implied_x0(target, jax.lax.stop_gradient(output), x_t, alpha_t, sigma_t)
         bound = jax.vmap(variational_bound, (None, 0, 0, 0, 0, 0))(schedule, x0, x_t, x0_hat, (raw + 1) / 2, t).mean()
     wanted = jax.vmap(target_of, (None, None, 0, 0, 0))(target, schedule, x0, eps, t)
     error = jnp.square(output - wanted).mean((1, 2, 3))
-    x0_hat = _x0_hat(target, output, x_t, alpha_t, sigma_t)
+    x0_hat = implied_x0(target, output, x_t, alpha_t, sigma_t)
     eps_error = jnp.square((x_t - alpha_t * x0_hat) / sigma_t - eps).mean((1, 2, 3))
     return error.mean() + schedule.num_times / 1000 * bound, {"t": t, "eps_error": eps_error}
-
-
-def _x0_hat(target: Target, output: Array, x_t: Array, alpha_t: Array, sigma_t: Array) -> Array:
-    if target == "epsilon":
-        return (x_t - sigma_t * output) / alpha_t
-    return output if target == "x0" else alpha_t * x_t - sigma_t * output
 
 
 def variational_bound(

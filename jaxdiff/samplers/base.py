@@ -101,7 +101,7 @@ def sample(
     key = as_keys(key, 0)
     visits = visit_numbers(times) if visits is None else visits
     times, visits = jnp.asarray(times), jnp.asarray(visits)
-    start = sampler.init(jax.random.fold_in(key, jnp.int32(-1)), times[0]) if state is None else state
+    start = start_chain(sampler, key, times[0]) if state is None else state
 
     def body(state: State, step: tuple[Array, Array, Array]) -> tuple[State, Any]:
         t, s, visit = step
@@ -109,6 +109,11 @@ def sample(
         return state, trace(state, prediction)
 
     return jax.lax.scan(body, start, (times[:-1], times[1:], visits))
+
+
+def start_chain(sampler: Sampler[State], key: PRNGKeyArray, t: Time) -> State:
+    """Returns the state that a chain starts from at time `t`; its noise has the key `fold_in(key, -1)`."""
+    return sampler.init(jax.random.fold_in(key, jnp.int32(-1)), t)
 
 
 def check_times(sampler: Any, times: Int[Array, " n"] | np.ndarray) -> None:
@@ -185,6 +190,21 @@ def renoise(
     return alpha_s / alpha_t * x_t + jnp.sqrt(added) * jax.random.normal(key, x_t.shape)
 
 
+def fall_or_renoise(
+    schedule: Schedule,
+    key: PRNGKeyArray,
+    x_t: Float[Array, "h w c"],
+    t: Time,
+    s: Time,
+    fall: Callable[[Array, Array], Float[Array, "h w c"]],
+) -> Float[Array, "h w c"]:
+    """Returns `fall(t, s)` where time falls; where it rises, `s >= t`, the step of the forward process, `renoise`."""
+    falls = jnp.asarray(s) < t
+    # Times that make the formula finite in the branch that is not taken.
+    fallen = fall(jnp.where(falls, t, 1), jnp.where(falls, s, 0))
+    return jnp.where(falls, fallen, renoise(schedule, key, x_t, t, s))
+
+
 def ancestral_step(
     schedule: Schedule, key: PRNGKeyArray, x_t: Float[Array, "h w c"], prediction: Prediction, t: Time, s: Time
 ) -> Float[Array, "h w c"]:
@@ -202,14 +222,28 @@ def ancestral_step(
         Ho et al., 2020, https://arxiv.org/abs/2006.11239, equations 6 and 7.
         Nichol & Dhariwal, 2021, https://arxiv.org/abs/2102.09672, equation 15.
     """
-    falls = jnp.asarray(s) < t
-    # Times that make the formula finite in the branch that is not taken.
-    at, to = jnp.where(falls, t, 1), jnp.where(falls, s, 0)
-    (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(at), schedule(to)
-    beta = schedule.beta(at, to)
-    mean = beta * alpha_s / sigma_t**2 * prediction.x0_hat + (sigma_s / sigma_t) ** 2 * alpha_t / alpha_s * x_t
-    fraction = 0.0 if prediction.variance_fraction is None else prediction.variance_fraction
-    shrink = jnp.where(to >= 0, sigma_s / sigma_t, 1.0)
-    std = jnp.sqrt(beta) * shrink ** (1 - fraction)
-    down = mean + jnp.where(to >= 0, std, 0.0) * jax.random.normal(key, x_t.shape)
-    return jnp.where(falls, down, renoise(schedule, key, x_t, t, s))
+
+    def fall(t: Array, s: Array) -> Array:
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
+        beta = schedule.beta(t, s)
+        mean = beta * alpha_s / sigma_t**2 * prediction.x0_hat + (sigma_s / sigma_t) ** 2 * alpha_t / alpha_s * x_t
+        fraction = 0.0 if prediction.variance_fraction is None else prediction.variance_fraction
+        shrink = jnp.where(s >= 0, sigma_s / sigma_t, 1.0)
+        std = jnp.sqrt(beta) * shrink ** (1 - fraction)
+        return mean + jnp.where(s >= 0, std, 0.0) * jax.random.normal(key, x_t.shape)
+
+    return fall_or_renoise(schedule, key, x_t, t, s, fall)
+
+
+def guided_step(
+    schedule: Schedule,
+    key: PRNGKeyArray,
+    x_t: Float[Array, "h w c"],
+    prediction: Prediction,
+    shift: Float[Array, "h w c"],
+    t: Time,
+    s: Time,
+) -> Float[Array, "h w c"]:
+    """Takes an ancestral step and adds `shift`, a pull towards the data; where time rises there is nothing to guide."""
+    x_s = ancestral_step(schedule, key, x_t, prediction, t, s)
+    return jnp.where(jnp.asarray(s) < t, x_s + shift, x_s)

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxdiff.priors.denoiser import Prediction, Prior, Time
 from jaxdiff.pytree import Number, pytree
-from jaxdiff.samplers.base import ImageSampler, renoise
+from jaxdiff.samplers.base import ImageSampler, fall_or_renoise
 
 
 @pytree
@@ -36,14 +36,14 @@ class DDIM(ImageSampler):
         self, key: PRNGKeyArray, x_t: Float[Array, "h w c"], t: Time, s: Time
     ) -> tuple[Float[Array, "h w c"], Prediction]:
         """Takes one DDIM step."""
-        schedule, falls = self.prior.schedule, jnp.asarray(s) < t
-        # Times that make the formula finite in the branch that is not taken.
-        at, to = jnp.where(falls, t, 1), jnp.where(falls, s, 0)
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(at), schedule(to)
-        prediction = self.prior.predict(x_t, t)
-        eps_hat = (x_t - alpha_t * prediction.x0_hat) / sigma_t
-        variance = self.eta**2 * schedule.posterior_variance(at, to)
-        # Rounding can take the difference below zero where sigma_s is small.
-        x_s = alpha_s * prediction.x0_hat + jnp.sqrt(jnp.maximum(sigma_s**2 - variance, 0.0)) * eps_hat
-        down = x_s + jnp.sqrt(variance) * jax.random.normal(key, x_t.shape)
-        return jnp.where(falls, down, renoise(schedule, key, x_t, t, s)), prediction
+        schedule, prediction = self.prior.schedule, self.prior.predict(x_t, t)
+
+        def fall(t: Array, s: Array) -> Array:
+            (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
+            eps_hat = (x_t - alpha_t * prediction.x0_hat) / sigma_t
+            variance = self.eta**2 * schedule.posterior_variance(t, s)
+            # Rounding can take the difference below zero where sigma_s is small.
+            mean = alpha_s * prediction.x0_hat + jnp.sqrt(jnp.maximum(sigma_s**2 - variance, 0.0)) * eps_hat
+            return mean + jnp.sqrt(variance) * jax.random.normal(key, x_t.shape)
+
+        return fall_or_renoise(schedule, key, x_t, t, s, fall), prediction

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxdiff.measurement import Measurement
 from jaxdiff.priors.denoiser import Prediction, Prior, Time
 from jaxdiff.pytree import Number, pytree
-from jaxdiff.samplers.base import ImageSampler, ancestral_step
+from jaxdiff.samplers.base import ImageSampler, guided_step
 
 
 def residual_gradient(
@@ -69,8 +69,8 @@ class DPS(ImageSampler):
     ) -> tuple[Float[Array, "h w c"], Prediction]:
         """Takes one ancestral step, then one of length `zeta` against the gradient."""
         _, gradient, prediction = residual_gradient(self.prior, self.measurement, x_t, t)
-        x_s = ancestral_step(self.prior.schedule, key, x_t, prediction, t, s)
-        return x_s - self.zeta * divide(gradient, jnp.sum(gradient**2)), prediction
+        shift = -self.zeta * divide(gradient, jnp.sum(gradient**2))
+        return guided_step(self.prior.schedule, key, x_t, prediction, shift, t, s), prediction
 
 
 @pytree
@@ -107,9 +107,9 @@ class DPSNorm(ImageSampler):
     ) -> tuple[Float[Array, "h w c"], Prediction]:
         """Takes one ancestral step, then one against the gradient of the norm."""
         squared, gradient, prediction = residual_gradient(self.prior, self.measurement, x_t, t)
-        x_s = ancestral_step(self.prior.schedule, key, x_t, prediction, t, s)
         # grad ||r|| = grad ||r||^2 / (2 ||r||); differentiating the norm itself gives NaN at a zero residual.
-        return x_s - self.zeta / 2 * divide(gradient, squared), prediction
+        shift = -self.zeta / 2 * divide(gradient, squared)
+        return guided_step(self.prior.schedule, key, x_t, prediction, shift, t, s), prediction
 
 
 @pytree
@@ -151,11 +151,9 @@ class DPSLikelihood(ImageSampler):
             return self.measurement.log_likelihood(prediction.x0_hat), prediction
 
         gradient, prediction = jax.grad(log_likelihood, has_aux=True)(x_t)
-        schedule = self.prior.schedule
-        x_s = ancestral_step(schedule, key, x_t, prediction, t, s)
-        # Where time rises there is nothing to guide.
-        beta = jnp.maximum(schedule.beta(t, s), 0.0)
-        return x_s + self.zeta * beta / jnp.sqrt(1 - beta) * gradient, prediction
+        beta = self.prior.schedule.beta(t, s)
+        shift = self.zeta * beta / jnp.sqrt(1 - beta) * gradient
+        return guided_step(self.prior.schedule, key, x_t, prediction, shift, t, s), prediction
 
 
 def scale_zeta(zeta: float, image_shape: tuple[int, int, int], num_steps: int) -> float:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxdiff.measurement import Measurement
 from jaxdiff.priors.denoiser import Prediction, Prior, Time
 from jaxdiff.pytree import Number, pytree, static
-from jaxdiff.samplers.base import ImageSampler, ancestral_step
+from jaxdiff.samplers.base import ImageSampler, guided_step
 
 Weighting = Callable[[Number, Number], Number]
 
@@ -51,7 +51,7 @@ class ScoreALD(ImageSampler):
             others poor.
 
     Raises:
-        ValueError: if the measurement is not of images of the prior's shape.
+        ValueError: if the measurement is not of images of the prior's shape, or its noise is not Gaussian.
 
     Deviations:
         The reports differ from the paper: Langevin's step size is dropped, and the data are compared with `x_t`
@@ -69,6 +69,7 @@ class ScoreALD(ImageSampler):
 
     def __post_init__(self) -> None:
         self.measurement.check(self.prior.image_shape)
+        _ = self.measurement.sigma_y  # refuses any other noise
 
     def step(
         self, key: PRNGKeyArray, x_t: Float[Array, "h w c"], t: Time, s: Time
@@ -76,10 +77,10 @@ class ScoreALD(ImageSampler):
         """Takes one ancestral step and one step towards the data."""
         schedule = self.prior.schedule
         prediction = self.prior.predict(x_t, t)
-        x_s = ancestral_step(schedule, key, x_t, prediction, t, s)
         pull = jax.grad(lambda x: -jnp.sum(jnp.abs(self.measurement.residual(x)) ** 2) / 2)(x_t)
         gamma = self.gamma_clean + t / (schedule.num_times - 1) * (self.gamma_noisy - self.gamma_clean)
-        return x_s + self.weighting(self.measurement.sigma_y, gamma) * pull, prediction
+        shift = self.weighting(self.measurement.sigma_y, gamma) * pull
+        return guided_step(schedule, key, x_t, prediction, shift, t, s), prediction
 
 
 def scale_gamma(gamma: float, weighting: Weighting, num_steps: int, num_times: int = 1000) -> float:

@@ -10,7 +10,9 @@ import pytest
 from jaxdiff import DPS, Diagnose, sample_many, sample_segments
 from jaxdiff.chains.batched import StackedObserver, stack
 from jaxdiff.operators import BoxMask, Mask
-from tests.conftest import CHEQUERED, COLOURED, RISING, SHAPE, TIMES, Sums, of, sampler_of, small_problem
+from jaxdiff.priors.split import SplitPrior
+from tests.conftest import RISING, SHAPE, TIMES, of, sampler_of, small_problem
+from tests.operators.conftest import CHEQUERED, COLOURED, Sums
 
 KEYS = jax.random.split(jax.random.key(0), 3)
 
@@ -61,6 +63,23 @@ def test_shared_leaves_are_not_copied():
     _, states = stack(samplers, KEYS, int(TIMES[0]), shared=prior)
     weights = {leaf.shape for leaf in jax.tree.leaves(prior)}
     assert not weights & {leaf.shape[1:] for leaf in states.own}
+
+
+@pytest.mark.parametrize("tops", [(4, 5, 6), (5, 4, 6), (4, 4, 5), (4, 5, 4)])
+def test_numbers_that_the_prior_has_too_belong_to_their_chains(tops):
+    """Python keeps one object of a small number: a box's first row may be a number of the prior, or of two boxes."""
+    bare, _ = small_problem()
+    prior = SplitPrior(bare, SplitPrior(bare, bare, 5), 4)
+    samplers = [DPS(prior, of(BoxMask(top, 1, 2, 2)), 0.1) for top in tops]
+    stacked, states = stack(samplers, KEYS, int(TIMES[0]), shared=prior)
+    np.testing.assert_allclose(sample_many(stacked, KEYS, TIMES, state=states), alone(samplers, TIMES), atol=5e-5)
+
+
+def test_a_prior_of_its_own_belongs_to_its_chain():
+    prior, samplers = with_zetas([of(Sums()) for _ in range(3)])
+    samplers[1] = replace(samplers[1], prior=replace(prior, mean=-prior.mean))
+    stacked, states = stack(samplers, KEYS, int(TIMES[0]), shared=prior)
+    np.testing.assert_allclose(sample_many(stacked, KEYS, TIMES, state=states), alone(samplers, TIMES), atol=5e-5)
 
 
 def test_samplers_that_differ_in_more_are_refused():

@@ -13,7 +13,9 @@ from jaxdiff import DDIM, DDPM, MMPS, TMPD, Denoiser, Measurement, PiGDM, sample
 from jaxdiff.operators import Identity
 from jaxdiff.priors.denoiser import Prior
 from jaxdiff.schedule import linear
-from tests.conftest import OPERATORS, SHAPE, SIGMA_Y, Affine, Passed, Saturation, closed_form, of, small_problem
+from tests.conftest import SHAPE, SIGMA_Y, Passed, of, small_problem
+from tests.operators.conftest import OPERATORS, Affine, Saturation
+from tests.priors.conftest import closed_form
 
 RULES: dict[str, Any] = {"pigdm": PiGDM, "tmpd": TMPD, "mmps": functools.partial(MMPS, iterations=60)}
 every_rule = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)

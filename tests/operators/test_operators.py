@@ -21,7 +21,8 @@ from jaxdiff.operators import (
     pinv,
 )
 from jaxdiff.operators.base import is_linear
-from tests.conftest import OPERATORS, SHAPE, OperatorRow, lopsided_kernel
+from tests.conftest import SHAPE
+from tests.operators.conftest import OPERATORS, OperatorRow, lopsided_kernel
 
 LINEAR = {name: row for name, row in OPERATORS.items() if row.matrix is not None}
 SPECTRAL = {name: row for name, row in LINEAR.items() if isinstance(row.make(), SpectralOperator)}
@@ -134,9 +135,10 @@ def test_the_pseudo_inverse_is_that_of_the_matrix(row):
     np.testing.assert_allclose(np.ravel(found), np.linalg.pinv(row.matrix) @ np.ravel(y), atol=2e-2)
 
 
-@pytest.mark.parametrize("name", ["mask", "box", "random", "circular blur"])
-def test_a_closed_pseudo_inverse_equals_conjugate_gradients(name):
-    operator, (x, y) = OPERATORS[name].make(), images(4, 2)
+@spectral_rows
+def test_a_closed_pseudo_inverse_equals_conjugate_gradients(row):
+    operator, (x,) = row.make(), images(4)
+    y = jax.random.normal(jax.random.key(5), operator(x).shape)
     iterative = pinv(operator, x, ridge=1e-7, maxiter=300)(observed(operator, y) * y)
     np.testing.assert_allclose(pinv(operator, x)(y), iterative, atol=1e-4)
 
@@ -151,6 +153,7 @@ def test_the_singular_system_is_one(row):
     np.testing.assert_allclose(inner, jnp.vdot(z, x), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(operator.data_spectrum(operator(x)), values * spectrum, atol=1e-5)
     exact = np.linalg.svd(row.matrix, compute_uv=False)
+    exact = np.pad(exact, (0, values.size - exact.size))
     np.testing.assert_allclose(np.sort(np.ravel(values)), np.sort(exact), atol=1e-5)
 
 

@@ -7,15 +7,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import Array, Float
 
 from jaxdiff.measurement import Measurement, measure
 from jaxdiff.noise import PoissonNoise
 from jaxdiff.operators import BoxMask, GaussianBlur, Identity, adjoint
+from jaxdiff.operators.masks import Masking
 from jaxdiff.priors.exact import Elementwise, Factored, GaussianPosterior, Iterative, Spectral, posterior, variance
 from jaxdiff.priors.gaussian import GaussianPrior, natural_spectrum
 from jaxdiff.priors.mixture import MixturePrior
+from jaxdiff.pytree import pytree
 from jaxdiff.schedule import linear
-from tests.conftest import OPERATORS, SIGMA_Y, Moments, closed_form
+from tests.conftest import SHAPE, SIGMA_Y, of
+from tests.operators.conftest import OPERATORS, Saturation
+from tests.priors.conftest import Moments, closed_form
 
 
 def problem(prior_name: str, operator_name: str) -> tuple[Any, Measurement, Moments]:
@@ -91,6 +96,25 @@ def test_structure_decides_the_solver():
         assert isinstance(exact.solve, kind), names
 
 
+@pytree
+class Stripes(Masking):
+    """A mask of the user's own: every other row is hidden."""
+
+    def observed(self, y: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+        return jnp.zeros_like(y).at[::2].set(1.0)
+
+
+def test_a_mask_of_the_users_own_is_solved_elementwise():
+    prior, moments = closed_form("diagonal")
+    measurement = of(Stripes())
+    exact: Any = posterior(prior, measurement)
+    assert isinstance(exact.solve, Elementwise)
+    kept = np.ones(SHAPE)
+    kept[1::2] = 0
+    wanted = by_matrices(moments, np.diag(kept.ravel()), np.asarray(measurement.y, np.float64).ravel())
+    np.testing.assert_allclose(exact.mean.ravel(), wanted.mean, atol=2e-5)
+
+
 def natural(shape: tuple[int, int, int], operator: Any) -> tuple[GaussianPrior, Measurement]:
     prior = GaussianPrior(jnp.zeros(shape), natural_spectrum(shape), linear())
     return prior, measure(jax.random.key(1), operator, prior.sample(jax.random.key(0)), SIGMA_Y)
@@ -126,6 +150,10 @@ def test_what_has_no_answer_is_refused():
         posterior(prior, replace_noise(measurement, 0.0))
     with pytest.raises(ValueError, match="needs Gaussian noise"):
         posterior(prior, replace_noise(measurement, PoissonNoise(10.0)))
+    with pytest.raises(ValueError, match="`y` must have the shape"):
+        posterior(prior, Measurement(measurement.operator, measurement.y[..., :1], SIGMA_Y))
+    with pytest.raises(ValueError, match="needs a linear operator, and Saturation is not"):
+        posterior(prior, of(Saturation()))
     large, _ = natural((48, 48, 3), Identity())
     with pytest.raises(ValueError, match="determinant"):
         posterior(

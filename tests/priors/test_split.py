@@ -1,5 +1,6 @@
 """A prior of two experts asks one of them; a padded prior takes any size; a denoiser by its noise level is a prior."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from jaxdiff.priors.gaussian import Diagonal
 from jaxdiff.priors.noise_level import ByNoiseLevel
 from jaxdiff.priors.split import PaddedPrior, SplitPrior
 from jaxdiff.samplers.base import sample
-from jaxdiff.schedule import linear
+from jaxdiff.schedule import cosine, linear
 from tests.conftest import SHAPE, network_prior
 
 X_T = jax.random.normal(jax.random.key(2), SHAPE)
@@ -78,6 +79,12 @@ def test_another_size_and_mismatched_experts():
     short = Denoiser(lambda x_t, t: x_t, linear(100), SHAPE, target="x0")
     with pytest.raises(ValueError, match="a schedule of 1000 times, `high` one of 100"):
         SplitPrior(scaled(0.5), short, 110)
+    other = replace(scaled(0.5), schedule=cosine())
+    with pytest.raises(ValueError, match="`low` and `high` have different noise schedules"):
+        SplitPrior(scaled(0.5), other, 110)
+    # What is traced is not known.
+    make = lambda schedule: SplitPrior(scaled(0.5), replace(other, schedule=schedule), 110).bound(X_T)
+    assert jax.jit(make)(cosine()).shape == SHAPE
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (7, 13, 3), (8, 8, 3)])

@@ -8,7 +8,8 @@ import pytest
 from jaxdiff import DDPM, DPS, DPSLikelihood, DPSNorm, Measurement, PoissonNoise, scale_zeta
 from jaxdiff.operators import Identity
 from jaxdiff.samplers.dps import residual_gradient
-from tests.conftest import OPERATORS, SHAPE, SIGMA_Y, gaussian_prior, of, small_problem
+from tests.conftest import SHAPE, SIGMA_Y, gaussian_prior, of, small_problem
+from tests.operators.conftest import OPERATORS
 
 KEY = jax.random.key(0)
 X_T = jax.random.normal(jax.random.key(9), SHAPE)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxdiff import Diagnose, sample, sample_many
-from jaxdiff.samplers.base import Sampler, visit_numbers
+from jaxdiff.samplers.base import Sampler, renoise, visit_numbers
 from tests.conftest import RISING, SAMPLERS, SHAPE, TIMES, sampler_of, small_problem
 
 KEYS = jax.random.split(jax.random.key(0), 3)
@@ -55,6 +55,16 @@ def test_times_may_rise_and_repeat_with_fresh_noise(name):
     # With the noise of the first visits again, another image.
     stale = run(sampler_of(name), KEYS[0], RISING, np.zeros(len(RISING) - 1, int))
     assert jnp.abs(up_and_down - stale).max() > 1e-2
+
+
+@every_sampler
+@pytest.mark.parametrize(("t", "s"), [(300, 600), (-1, 400), (500, 500)])
+def test_where_time_rises_a_step_is_that_of_the_forward_process_and_nothing_is_guided(name, t, s):
+    sampler, prior = sampler_of(name), small_problem()[0]
+    state = sampler.init(KEYS[0], 300)
+    after, _ = jax.jit(lambda *arguments: sampler.step(*arguments))(KEYS[1], state, t, s)
+    wanted = renoise(prior.schedule, KEYS[1], sampler.image(state), t, s)
+    np.testing.assert_allclose(sampler.image(after), wanted, atol=2e-6)
 
 
 @every_sampler

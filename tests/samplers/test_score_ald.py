@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff import DDPM, Measurement, ScoreALD, scale_gamma
+from jaxdiff import DDPM, Measurement, PoissonNoise, ScoreALD, SDEdit, scale_gamma
+from jaxdiff.operators import Identity
 from jaxdiff.samplers import over_gamma, over_variance, twice_over_variance
 from jaxdiff.schedule import linear
-from tests.conftest import SHAPE, SIGMA_Y, gaussian_prior, small_problem
+from tests.conftest import SHAPE, SIGMA_Y, gaussian_prior, of, small_problem
 
 KEY = jax.random.key(0)
 X_T = jax.random.normal(jax.random.key(9), SHAPE)
@@ -74,3 +75,12 @@ def test_a_measurement_of_another_shape_is_refused():
     prior, measurement = small_problem()
     with pytest.raises(ValueError, match="`y` must have"):
         ScoreALD(prior, Measurement(measurement.operator, measurement.y[..., :1], SIGMA_Y), 10.0, 15.0)
+
+
+def test_photons_are_refused_before_anything_runs():
+    prior, photons = gaussian_prior(), of(Identity(), PoissonNoise(40.0))
+    with pytest.raises(ValueError, match="needs Gaussian noise of one level, got PoissonNoise"):
+        ScoreALD(prior, photons, 10.0, 15.0)
+    with pytest.raises(ValueError, match="needs Gaussian noise of one level, got PoissonNoise"):
+        SDEdit(prior, photons, noise_counts=True)
+    assert SDEdit(prior, photons).init(KEY, 300).shape == SHAPE

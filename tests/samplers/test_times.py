@@ -11,7 +11,8 @@ from jaxdiff.priors.denoiser import Prediction
 from jaxdiff.priors.gaussian import Diagonal
 from jaxdiff.samplers.base import ancestral_step, renoise, step_key, visit_numbers
 from jaxdiff.schedule import linear, time_grid
-from tests.conftest import RISING, SHAPE, TIMES, bit_sampler, bits_of, gaussian_prior
+from tests.conftest import RISING, SHAPE, TIMES, gaussian_prior
+from tests.samplers.conftest import bit_sampler, bits_of
 
 ALPHA_BAR = np.append(np.cumprod(1 - np.linspace(1e-4, 0.02, 1000)), 1.0)
 KEYS = jax.random.split(jax.random.key(0), 3)
