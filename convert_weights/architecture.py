@@ -45,7 +45,7 @@ def infer_config(shapes: Shapes, like: UNetConfig | None = None, given: Mapping[
     facts, given = _facts(shapes), dict(given or {})
     levels = facts.pop("attention_levels")
     like = like or next((known for known in KNOWN.values() if _facts_of(known) == facts | {"levels": levels}), None)
-    unseen = {name: getattr(like, name) for name in UNSEEN} if like else {"norm_groups": 32}
+    unseen: dict[str, Any] = {name: getattr(like, name) for name in UNSEEN} if like else {"norm_groups": 32}
     if like is None or like.channel_mult != facts["channel_mult"]:
         unseen["image_size"] = SIZES.get(facts["channel_mult"])
     if {"num_heads", "num_head_channels"} & given.keys():
@@ -59,7 +59,7 @@ def infer_config(shapes: Shapes, like: UNetConfig | None = None, given: Mapping[
 
 
 def _check_unseen(unseen: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    missing = [] if unseen.get("image_size") else ["--image-size"]
+    missing = [] if unseen.get("image_size") is not None else ["--image-size"]
     missing += [] if {"num_heads", "num_head_channels"} & unseen.keys() else ["--num-heads or --num-head-channels"]
     if missing:
         listed = ", ".join(f"{name} {value}" for name, value in facts.items())

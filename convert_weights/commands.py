@@ -2,6 +2,8 @@
 
 import hashlib
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -104,6 +106,9 @@ class ExportPrior:
         _check_unet(config, self.prior)
         _save_torch(to_torch(weights), self.out)
         print(f"{self.out}: {len(weights)} tensors, for torch.load and load_state_dict(strict=True)")
+        print(
+            f"  it cannot say: target {config.target}, variance {config.variance}, schedule {config.schedule['kind']}"
+        )
 
 
 @dataclass(frozen=True)
@@ -128,9 +133,9 @@ class ConvertLPIPS:
     def run(self) -> None:
         """Convert, and print where the weights are."""
         _check_new(self.out, self.overwrite, ".npy", self.backbone, self.heads)
-        backbone = read_checkpoint(self.backbone, ("features.0.weight",)).tensors
-        heads = read_checkpoint(self.heads, ("lin0.model.1.weight",)).tensors
-        save_lpips(self.out, self.net, lpips_from_torch(self.net, backbone, heads))
+        backbone, _ = _read(self.backbone, ("features.0.weight",))
+        heads, _ = _read(self.heads, ("lin0.model.1.weight",))
+        save_lpips(self.out, self.net, lpips_from_torch(self.net, backbone.tensors, heads.tensors))
         print(f"{self.out}: LPIPS {self.net}, for jaxdiff.lpips.load_lpips({self.net!r}, {str(self.out)!r})")
 
 
@@ -152,14 +157,12 @@ class ConvertFFDNet:
     def run(self) -> None:
         """Convert, and print what the prior is."""
         _check_free(self.out_dir, self.overwrite, self.source)
-        checkpoint = read_checkpoint(self.source, FFDNET_MARKS)
-        try:
+        checkpoint, said = _read(self.source, FFDNET_MARKS)
+        with _in_file(self.source, checkpoint):
             weights, network = ffdnet_from_torch(checkpoint.tensors)
-        except ValueError as error:
-            raise ValueError(f"{self.source}: {error}") from error
         config = PriorConfig(network, target="x0", variance="fixed_small", source=_source(self.source, checkpoint))
         taken = [
-            checkpoint.says(),
+            *said,
             "target: x0, for FFDNet removes the noise",
             f"noise: sigma from 0 to {255 * network.max_sigma / 2:.0f} of 255",
             f"schedule: linear, {config.make_schedule().num_times} times",
@@ -177,13 +180,29 @@ Command = (
 
 
 def _convert(source: Path, out_dir: Path, like: PriorConfig | None, choices: Choices, overwrite: bool) -> None:
-    checkpoint = read_checkpoint(source, UNET_MARKS, choices.weights)
-    try:
+    checkpoint, said = _read(source, UNET_MARKS, choices.weights)
+    with _in_file(source, checkpoint):
         weights, config = prior_of(checkpoint.tensors, None if like is None else like.network, choices)
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
     config = replace(config, source=_source(source, checkpoint))
-    _save(out_dir, weights, config, [checkpoint.says(), *what_was_taken(config, like, choices)], overwrite)
+    _save(out_dir, weights, config, [*said, *what_was_taken(config, like, choices)], overwrite)
+
+
+def _read(path: Path, marks: tuple[str, ...], wrapper: str | None = None) -> tuple[Checkpoint, list[str]]:
+    """Reads weights in single precision at most, and says which they are."""
+    found = read_checkpoint(path, marks, wrapper)
+    rounded = {name: t.astype(np.float32) for name, t in found.tensors.items() if t.dtype == np.float64}
+    precision = ["precision: float64 in the file, rounded to float32"] if rounded else []
+    return found._replace(tensors=found.tensors | rounded), [found.says(), *precision]
+
+
+@contextmanager
+def _in_file(path: Path, checkpoint: Checkpoint) -> Iterator[None]:
+    """Says of which weights in which file an error is."""
+    try:
+        yield
+    except ValueError as error:
+        place = f", `{checkpoint.wrapper}`" if checkpoint.wrapper else ""
+        raise ValueError(f"{path}{place}: {error}") from error
 
 
 def _source(path: Path, checkpoint: Checkpoint) -> dict[str, str]:
@@ -251,8 +270,11 @@ def _known_config(name: str) -> PriorConfig:
 
 
 def _check_unet(config: PriorConfig, name: str) -> None:
-    if not isinstance(config.network, UNetConfig):
+    network = config.network
+    if not isinstance(network, UNetConfig):
         raise ValueError(f"{name} holds a network of kind {config.kind}, not a UNet of guided-diffusion")
+    if network.patch > 1 or not network.middle_attention:
+        raise ValueError(f"{name} holds a UNet with blocks of pixels or without attention; guided-diffusion has none")
 
 
 def _download_with_bar(url: str, path: Path, parameter_bytes: int) -> None:

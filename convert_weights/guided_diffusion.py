@@ -58,14 +58,13 @@ def prior_of(
     """Makes a prior's weights and configuration of a state dict.
 
     Args:
-        tensors: the state dict; float64 is rounded to float32.
+        tensors: the state dict.
         like: the network of a prior that shares what shapes do not show.
         choices: what was given.
 
     Raises:
         ValueError: if something does not fit, is not known, or makes no prior of pictures.
     """
-    tensors = {name: t.astype(np.float32) if t.dtype == np.float64 else t for name, t in tensors.items()}
     assert like is None or isinstance(like, UNetConfig)
     network = infer_config({name: tensor.shape for name, tensor in tensors.items()}, like, choices.unseen())
     _check_channels(network, choices.channels)
@@ -89,7 +88,7 @@ def _check_channels(network: UNetConfig, confirmed: int | None) -> None:
         )
     if taken != COLOURS and confirmed is None:
         raise ValueError(
-            f"the network takes pictures of {taken} channels, `jaxdiff restore` needs one of {COLOURS}; "
+            f"the number of channels of its pictures is {taken}, `jaxdiff restore` needs {COLOURS}; "
             f"--channels {taken} converts it all the same, for the library (but an upsampler is no prior)"
         )
 
@@ -112,26 +111,35 @@ def what_was_taken(config: PriorConfig, like: PriorConfig | None, choices: Choic
     """Says in a line each what was taken for what, and why."""
     network = config.network
     assert isinstance(network, UNetConfig)
-    known = next((name for name, other in KNOWN.items() if other == network), None)
-
-    def why(name: str) -> str:
-        if getattr(choices, name) is not None:
-            return "given"
-        if like is not None and getattr(like.network, name) == getattr(network, name):
-            return "as --config says"
-        return f"as {known} has" if known else DEFAULT
-
-    per_head = network.num_head_channels
-    heads = f"{per_head} channels each" if per_head else f"{network.num_heads} in every block"
+    heads = "num_head_channels" if network.num_head_channels else "num_heads"
+    why = {name: _why(name, network, like, choices) for name in UNSEEN}
+    size = f"{network.num_head_channels} channels each" if network.num_head_channels else f"{network.num_heads} a block"
     order = "new" if network.new_attention_order else "legacy"
-    of_heads = why("num_head_channels" if per_head else "num_heads")
+    by_outputs = "by the number of outputs" if choices.variance is None else "given"
+    kind, options = config.schedule["kind"], Choices()
+    default = {n: DEFAULT if getattr(choices, n) == getattr(options, n) else "given" for n in ("target", "schedule")}
     lines = [
-        f"target: {config.target}, {DEFAULT if config.target == Choices.target else 'given'}",
-        f"variance: {config.variance}, {'given' if choices.variance else 'by the number of outputs'}",
-        f"schedule: {config.schedule['kind']}, {config.make_schedule().num_times} times, "
-        f"{DEFAULT if choices.schedule == Choices.schedule else 'given'}",
-        f"image size: {network.image_size}, {why('image_size')}",
-        f"attention heads: {heads}, {of_heads}; {order} order, {why('new_attention_order')}",
-        f"norm groups: {network.norm_groups}, {why('norm_groups')}",
+        f"target: {config.target}, {default['target']}" + _not_as("target", config.target, like and like.target),
+        f"variance: {config.variance}, {by_outputs}" + _not_as("variance", config.variance, like and like.variance),
+        f"schedule: {kind}, {config.make_schedule().num_times} times, {default['schedule']}"
+        + _not_as("schedule", kind, like and like.schedule["kind"]),
+        f"image size: {network.image_size}, {why['image_size']}",
+        f"attention heads: {size}, {why[heads]}; {order} order, {why['new_attention_order']}",
+        f"norm groups: {network.norm_groups}, {why['norm_groups']}",
     ]
     return lines if choices.label is None else [*lines, f"class: {choices.label}, given"]
+
+
+def _why(name: str, network: UNetConfig, like: PriorConfig | None, choices: Choices) -> str:
+    """Says where a fact that shapes do not show comes from."""
+    if getattr(choices, name) is not None:
+        return "given"
+    if like is not None and getattr(like.network, name) == getattr(network, name):
+        return "as --config has"
+    known = next((name for name, other in KNOWN.items() if other == replace(network, num_classes=None)), None)
+    return f"as {known} has" if known else DEFAULT
+
+
+def _not_as(flag: str, taken: str, other: str | None) -> str:
+    """Says that --config has something else."""
+    return "" if other in (None, taken) else f"; not {other}, which --config has (--{flag} {other} takes it)"

@@ -9,12 +9,13 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from convert_weights.torch_pickle import View
+from convert_weights.torch_pickle import Placeholder, View
 
 Views = Mapping[str, View]
 
-AVERAGED = frozenset(("ema", "averaged", "average", "avg", "swa", "shadow", "polyak"))
-NOT_AVERAGED = frozenset(("online", "collected", "raw"))
+AVERAGED = {"ema", "averaged", "average", "avg", "swa", "shadow", "polyak"}
+# Beside averages; and the optimizers' own averages, which are of gradients.
+NOT_AVERAGED = {"online", "collected", "raw", "exp", "optimizer", "optimizers", "optim", "opt"}
 
 # What the trainers of DDIM, and those derived from them, save: a list in this order.
 DDIM_LIST = ("model", "optimizer", "epoch", "step", "ema")
@@ -156,19 +157,22 @@ def _is_average(name: str) -> bool:
 
 def _averages(containers: list[tuple[str, dict[str, View]]]) -> str:
     """Where there is an averaged tensor that is more than a counter; "" if nowhere."""
-    for place, views in containers:
-        for key, view in views.items():
-            name = f"{place}.{key.partition('.')[0]}".strip(".")
-            if view.shape and _is_average(name):
-                return name
-    return ""
+    places = (
+        (f"{place}.{key.partition('.')[0]}".strip("."), view)
+        for place, views in containers
+        for key, view in views.items()
+    )
+    return next((place.partition("._")[0] for place, view in places if view.shape and _is_average(place)), "")
 
 
 def _nothing(containers: list[tuple[str, dict[str, View]]], marks: tuple[str, ...], content: object) -> str:
     names = [f"{place}.{key}".strip(".") for place, views in containers for key in views]
+    if any("_parameters." in name for name in names):
+        return "holds a module as a whole, not its weights by name; save its state_dict() instead"
     if not names:
+        kind = "an object" if isinstance(content, Placeholder) else f"a {type(content).__name__}"
         keys = ", ".join(repr(key) for key in list(content)[:8]) if isinstance(content, dict) else ""
-        return f"holds no tensors; it is a {type(content).__name__}" + (f" of {keys}" if keys else "")
+        return f"holds no tensors; it is {kind}" + (f" of {keys}" if keys else "")
     more = f" and {len(names) - 4:,} more" if len(names) > 4 else ""
     listed = ", ".join(f"`{name}`" for name in names[:4])
     return f"does not hold this kind of network: `{marks[0]}` is missing, under any prefix; it has {listed}{more}"

@@ -18,7 +18,7 @@ from typing import IO, NamedTuple
 import numpy as np
 
 from convert_weights.state_dict import Found, find_weights
-from convert_weights.torch_pickle import Placeholder, Storage, Unpickled, View, unpickle
+from convert_weights.torch_pickle import Storage, Unpickled, View, unpickle
 
 MAX_PICKLE_BYTES = 2**24
 MAX_EXPANSION = 10
@@ -90,13 +90,8 @@ def read_checkpoint(path: str | Path, marks: tuple[str, ...], wrapper: str | Non
 
 
 def _find(unpickled: Unpickled, path: Path, marks: tuple[str, ...], wrapper: str | None) -> Found:
-    content = unpickled.content
-    if isinstance(content, Placeholder) and not content:
-        raise ValueError(
-            f"{path} holds a whole object (`{unpickled.foreign}`), not its weights; save its state_dict() instead"
-        )
     try:
-        return find_weights(content, marks, wrapper)
+        return find_weights(unpickled.content, marks, wrapper)
     except ValueError as error:
         raise ValueError(f"{path} {error}") from error
 

@@ -15,6 +15,8 @@ from typing import IO, Any, ClassVar, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from jaxdiff.metrics.array_pickle import ForeignPickle, load_or_refuse
+
 DTYPES = {
     "Float": np.dtype(np.float32),
     "Double": np.dtype(np.float64),
@@ -28,41 +30,11 @@ DTYPES = {
     "Bool": np.dtype(np.bool_),
 }
 
-# A pickle that names one of these wants to run a program: nothing in it is to be trusted.
-HOSTILE = frozenset(
-    (
-        "os",
-        "posix",
-        "nt",
-        "pty",
-        "sys",
-        "subprocess",
-        "builtins",
-        "__builtin__",
-        "importlib",
-        "runpy",
-        "shutil",
-        "socket",
-        "ctypes",
-    )
-)
-HARMLESS = frozenset(
-    (
-        "set",
-        "frozenset",
-        "complex",
-        "slice",
-        "range",
-        "object",
-        "bytearray",
-        "list",
-        "dict",
-        "tuple",
-        "int",
-        "float",
-        "str",
-    )
-)
+# A pickle that names something of these wants to run a program: nothing in it is to be trusted.
+HOSTILE = {"os", "posix", "nt", "pty", "sys", "subprocess", "importlib", "runpy", "shutil", "socket", "ctypes"}
+# Of these only the harmless types.
+BUILTINS = ("builtins", "__builtin__")
+HARMLESS = {"set", "frozenset", "complex", "slice", "range", "object", "bytearray", "dict", "list", "int", "float"}
 
 
 class Storage(NamedTuple):
@@ -83,7 +55,7 @@ class View(NamedTuple):
 
 
 class Placeholder(dict):
-    """What stands for any class, function or object that no tensor needs; items that it is given are kept."""
+    """What stands for any class, function or object that no tensor needs; items and attributes it is given are kept."""
 
     def __new__(cls, *arguments: object, **options: object) -> "Placeholder":
         """Makes an empty one, whatever it is made of."""
@@ -114,12 +86,10 @@ class Unpickled(NamedTuple):
     Attributes:
         content: containers, scalars, `View`s and `Placeholder`s.
         storages: those that it names.
-        foreign: the first name that it asks for and that no tensor needs.
     """
 
     content: object
     storages: dict[str, Storage]
-    foreign: str
 
 
 def unpickle(stream: IO[bytes], path: Path) -> Unpickled:
@@ -129,17 +99,7 @@ def unpickle(stream: IO[bytes], path: Path) -> Unpickled:
         ValueError: if the pickle is malformed, or asks for something that runs programs.
     """
     unpickler = _TensorUnpickler(stream, encoding="utf-8")
-    try:
-        return Unpickled(unpickler.load(), unpickler.storages, unpickler.foreign)
-    except _RefusedError as error:
-        raise ValueError(f"{path} is refused: {error}") from None
-    except Exception as error:
-        # A malformed pickle can raise almost anything; nothing of it has been used yet.
-        raise ValueError(f"{path} is damaged: its pickle cannot be read ({error!r})") from error
-
-
-class _RefusedError(Exception):
-    pass
+    return Unpickled(load_or_refuse(unpickler, str(path)), unpickler.storages)
 
 
 def _rebuild_tensor(storage, offset, shape, strides, *ignored) -> "View | Placeholder":
@@ -153,7 +113,7 @@ def _rebuild_tensor(storage, offset, shape, strides, *ignored) -> "View | Placeh
         and math.prod(max(n, 1) for n in shape) < 2**48
     )
     if not possible:
-        raise _RefusedError("its pickle describes a tensor that cannot exist")
+        raise ForeignPickle("its pickle describes a tensor that cannot exist")
     return View(storage, offset, tuple(shape), tuple(strides))
 
 
@@ -190,15 +150,13 @@ class _TensorUnpickler(pickle._Unpickler):
     def __init__(self, file: IO[bytes], *, encoding: str):
         super().__init__(file, encoding=encoding)
         self.storages: dict[str, Storage] = {}
-        self.foreign = ""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _ALLOWED:
             return _ALLOWED[module, name]
-        hostile = module.partition(".")[0] in HOSTILE and not (module.strip("_")[:7] == "builtin" and name in HARMLESS)
-        if hostile or ".__" in name:
-            raise _RefusedError(f"its pickle asks for `{module}.{name}`, which no tensor needs")
-        self.foreign = self.foreign or f"{module}.{name}"
+        runs = name not in HARMLESS if module in BUILTINS else module.partition(".")[0] in HOSTILE
+        if runs or ".__" in name:
+            raise ForeignPickle(f"its pickle asks for `{module}.{name}`, which no tensor needs")
         return Placeholder
 
     def persistent_load(self, pid: Any) -> Storage | Placeholder:
@@ -210,15 +168,18 @@ class _TensorUnpickler(pickle._Unpickler):
             ) if 0 <= numel < 2**48:
                 storage = Storage(key, dtype, numel)
                 if self.storages.setdefault(key, storage) != storage:
-                    raise _RefusedError(f"its pickle declares storage {key!r} twice, and differently")
+                    raise ForeignPickle(f"its pickle declares storage {key!r} twice, and differently")
                 return storage
             case ("storage", kind, str(), str(), int(), *_) if kind is Placeholder:
                 return Placeholder()
-        raise _RefusedError("its pickle refers to something that is not a storage")
+        raise ForeignPickle("its pickle refers to something that is not a storage")
 
     def load_build(self) -> None:
         # BUILD sets attributes: on a state dict `_metadata`, which nothing here needs; on one of
-        # the functions above it could change them for the next file.
-        self.stack.pop()  # pyright: ignore[reportAttributeAccessIssue]
+        # the functions above it could change them for the next file. Tensors may be in those of an object.
+        stack: list[Any] = self.stack  # pyright: ignore[reportAttributeAccessIssue]
+        state = stack.pop()
+        if isinstance(stack[-1], Placeholder) and isinstance(state, dict):
+            stack[-1].update(state)
 
     dispatch[pickle.BUILD[0]] = load_build
