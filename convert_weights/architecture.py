@@ -4,9 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from jaxdiff.networks.unet import FFHQ_256, IMAGENET_256, UNetConfig
-
-KNOWN = {"ffhq-256": FFHQ_256, "imagenet-256": IMAGENET_256}
+from jaxdiff.networks.unet import PUBLISHED, UNetConfig
 
 # What shapes show, besides the levels that have attention.
 FACTS = (
@@ -35,7 +33,7 @@ def infer_config(shapes: Shapes, like: UNetConfig | None = None, given: Mapping[
 
     Args:
         shapes: names and shapes of its state dict.
-        like: has the facts that shapes do not show, `UNSEEN`. By default they come from the one of `KNOWN` that
+        like: has the facts that shapes do not show, `UNSEEN`. By default they come from the one of `PUBLISHED` that
             agrees in everything else. Its image size is taken only for a network of the same levels.
         given: those of these facts that are known better; they win.
 
@@ -44,7 +42,7 @@ def infer_config(shapes: Shapes, like: UNetConfig | None = None, given: Mapping[
     """
     facts, given = _facts(shapes), dict(given or {})
     levels = facts.pop("attention_levels")
-    like = like or next((known for known in KNOWN.values() if _facts_of(known) == facts | {"levels": levels}), None)
+    like = like or next((known for known in PUBLISHED.values() if _facts_of(known) == facts | {"levels": levels}), None)
     unseen: dict[str, Any] = {name: getattr(like, name) for name in UNSEEN} if like else {"norm_groups": 32}
     if like is None or like.channel_mult != facts["channel_mult"]:
         unseen["image_size"] = SIZES.get(facts["channel_mult"])
@@ -64,7 +62,7 @@ def _check_unseen(unseen: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     if missing:
         listed = ", ".join(f"{name} {value}" for name, value in facts.items())
         raise ValueError(
-            f"its shapes do not show everything, and it is none of {', '.join(KNOWN)} (it has {listed}): "
+            f"its shapes do not show everything, and it is none of {', '.join(PUBLISHED)} (it has {listed}): "
             f"give {' and '.join(missing)}, or name with --config a prior that shares them"
         )
     if wrong := [f"{name} {value}" for name, value in unseen.items() if value is not None and value < (name in COUNTS)]:

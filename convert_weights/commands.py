@@ -12,7 +12,6 @@ import numpy as np
 import tyro
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-from convert_weights.architecture import KNOWN
 from convert_weights.download import SOURCES, check_space, download
 from convert_weights.ffdnet import ffdnet_from_torch
 from convert_weights.guided_diffusion import Choices, prior_of, what_was_taken
@@ -20,7 +19,7 @@ from convert_weights.torch_file import Checkpoint, read_checkpoint
 from convert_weights.unet import to_torch
 from jaxdiff.disk import check_replaceable, write_atomically
 from jaxdiff.metrics.lpips import lpips_from_torch, save_lpips
-from jaxdiff.networks.unet import UNetConfig
+from jaxdiff.networks.unet import PUBLISHED, UNetConfig
 from jaxdiff.priors.storage import PRIOR_FOLDER, SHIPPED, PriorConfig, read_config, read_prior, save_prior
 
 Positional = tyro.conf.Positional
@@ -259,11 +258,11 @@ def _prior_folder(name: str) -> Path:
 
 
 def _known_config(name: str) -> PriorConfig:
-    if name in KNOWN:
-        return PriorConfig(KNOWN[name])
+    if name in PUBLISHED:
+        return PriorConfig(PUBLISHED[name])
     folder = _prior_folder(name)
     if not folder.is_dir():
-        raise ValueError(f"--config {name} is neither the folder of a prior nor one of {', '.join(KNOWN)}")
+        raise ValueError(f"--config {name} is neither the folder of a prior nor one of {', '.join(PUBLISHED)}")
     config = read_config(folder)
     _check_unet(config, name)
     return config

@@ -6,9 +6,9 @@ from typing import Literal
 
 import numpy as np
 
-from convert_weights.architecture import KNOWN, UNSEEN, infer_config
+from convert_weights.architecture import UNSEEN, infer_config
 from convert_weights.unet import from_torch
-from jaxdiff.networks.unet import UNetConfig
+from jaxdiff.networks.unet import PUBLISHED, UNetConfig
 from jaxdiff.priors.denoiser import Target, Variance
 from jaxdiff.priors.storage import NetworkConfig, PriorConfig
 
@@ -136,7 +136,7 @@ def _why(name: str, network: UNetConfig, like: PriorConfig | None, choices: Choi
         return "given"
     if like is not None and getattr(like.network, name) == getattr(network, name):
         return "as --config has"
-    known = next((name for name, other in KNOWN.items() if other == replace(network, num_classes=None)), None)
+    known = next((name for name, other in PUBLISHED.items() if other == replace(network, num_classes=None)), None)
     return f"as {known} has" if known else DEFAULT
 
 

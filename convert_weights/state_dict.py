@@ -170,9 +170,9 @@ def _nothing(containers: list[tuple[str, dict[str, View]]], marks: tuple[str, ..
     if any("_parameters." in name for name in names):
         return "holds a module as a whole, not its weights by name; save its state_dict() instead"
     if not names:
-        kind = "an object" if isinstance(content, Placeholder) else f"a {type(content).__name__}"
+        kind = "another object" if isinstance(content, Placeholder) else f"of type {type(content).__name__}"
         keys = ", ".join(repr(key) for key in list(content)[:8]) if isinstance(content, dict) else ""
-        return f"holds no tensors; it is {kind}" + (f" of {keys}" if keys else "")
+        return f"holds no tensors; it is {kind}" + (f" with {keys}" if keys else "")
     more = f" and {len(names) - 4:,} more" if len(names) > 4 else ""
     listed = ", ".join(f"`{name}`" for name in names[:4])
     return f"does not hold this kind of network: `{marks[0]}` is missing, under any prefix; it has {listed}{more}"

@@ -43,7 +43,7 @@ def restore(request: Restore) -> None:
     request.check()
     console = Console()
     prior = load_prior(request.prior, dtype=request.dtype)
-    check_steps(request, prior)
+    check_prior(request, prior)
     damage = read_damage(request, prior, console)
     prior = prior.at((*damage.fit.prior, 3)) if prior.any_size else prior
     measurement = damage.measurement
@@ -86,8 +86,10 @@ def restore(request: Restore) -> None:
     )
 
 
-def check_steps(request: Restore, prior: Prior) -> None:
-    """Refuses more steps than the prior has times."""
+def check_prior(request: Restore, prior: Prior) -> None:
+    """Refuses a prior that is not of colour pictures, and more steps than it has times."""
+    if (channels := prior.image_shape[-1]) != 3:
+        raise UserError(f"{request.prior} is a prior of pictures with {channels} in place of 3 channels.")
     if request.steps > prior.schedule.num_times:
         raise UserError(f"--steps must be between 1 and {prior.schedule.num_times}, got {request.steps}.")
 

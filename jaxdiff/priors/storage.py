@@ -20,7 +20,7 @@ from jaxdiff.disk import FolderKind, new_folder
 from jaxdiff.errors import UserError
 from jaxdiff.networks.ffdnet import FFDNet, FFDNetConfig
 from jaxdiff.networks.precision import Dtype
-from jaxdiff.networks.unet import UNet, UNetConfig
+from jaxdiff.networks.unet import PUBLISHED, UNet, UNetConfig
 from jaxdiff.priors.denoiser import Denoiser, Target, Variance
 from jaxdiff.priors.noise_level import ByNoiseLevel
 from jaxdiff.schedule import Schedule, cosine, linear
@@ -233,7 +233,7 @@ def load_prior(name: str | os.PathLike = "faces-32", *, dtype: Dtype = "float32"
         remat: whether the network trades time for memory in its gradient, see `jaxdiff.networks.unet.UNet`.
 
     Raises:
-        PriorError: if there is no such prior, or it is damaged.
+        PriorError: if there is no such prior, it is damaged, or of a network that needs labels.
         ValueError: if `dtype` is unknown.
     """
     directory = Path(name)
@@ -241,8 +241,14 @@ def load_prior(name: str | os.PathLike = "faces-32", *, dtype: Dtype = "float32"
         directory = SHIPPED / directory
     if not directory.exists():
         shipped = ", ".join(sorted(p.name for p in SHIPPED.glob("*/")))
-        raise PriorError(f"no prior named {str(name)!r}: not a folder, and shipped are: {shipped}.")
+        published = directory.name in PUBLISHED
+        hint = f"; `jaxdiff convert download {directory.name} {name}` makes this one" if published else ""
+        raise PriorError(f"no prior named {str(name)!r}: not a folder, and shipped are: {shipped}{hint}.")
     weights, config = read_prior(directory)
+    if getattr(config.network, "num_classes", None) is not None:
+        raise PriorError(
+            f"{directory} is class-conditional; `jaxdiff convert unet` with --label makes it the prior of one class."
+        )
     return config.make_denoiser(with_parameters(_abstract(config, dtype, remat), weights))
 
 

@@ -16,7 +16,7 @@ from flax import nnx
 
 import convert_weights.commands
 from convert_weights.__main__ import main
-from convert_weights.architecture import KNOWN, infer_config
+from convert_weights.architecture import infer_config
 from convert_weights.unet import from_torch, to_flax_layout, to_torch, torch_name, torch_shapes
 from jaxdiff.networks.layers import AttentionBlock, Downsample, ResBlock, Upsample
 from jaxdiff.networks.precision import arithmetic
@@ -24,9 +24,18 @@ from jaxdiff.networks.unet import (
     FACES_32,
     FFHQ_256,
     IMAGENET_256,
+    PUBLISHED,
     UNet,
 )
-from jaxdiff.priors.storage import PriorConfig, load_prior, read_config, read_prior, save_prior, with_parameters
+from jaxdiff.priors.storage import (
+    PriorConfig,
+    PriorError,
+    load_prior,
+    read_config,
+    read_prior,
+    save_prior,
+    with_parameters,
+)
 from tests.convert_weights import by_hand
 from tests.golden.make_unet_parity import PATH, SMALL, draw_inputs, draw_weights, run_torch_unet
 
@@ -189,7 +198,7 @@ def test_ffhq_network_matches_torch(adm, size):
 
 
 def test_known_networks_have_their_published_size():
-    sizes = {name: sum(int(np.prod(s)) for s in torch_shapes(config).values()) for name, config in KNOWN.items()}
+    sizes = {name: sum(int(np.prod(s)) for s in torch_shapes(config).values()) for name, config in PUBLISHED.items()}
     assert sizes == {"ffhq-256": 93_563_910, "imagenet-256": 552_814_086}
     assert len(torch_shapes(FFHQ_256)) == 362
 
@@ -245,9 +254,46 @@ def test_all_that_shapes_show_is_inferred(config):
     assert infer_config(torch_shapes(config), like) == config
 
 
-def test_unknown_network_is_refused_with_what_it_is():
-    with pytest.raises(ValueError, match=r"none of ffhq-256, imagenet-256 .*channels 32, channel_mult \(1, 2\)"):
+def test_unknown_network_is_refused_with_what_it_is_and_the_flags_that_it_needs():
+    with pytest.raises(
+        ValueError, match=r"none of ffhq-256, imagenet-256 .*channels 32, channel_mult \(1, 2\)"
+    ) as told:
         infer_config(torch_shapes(BLOCKS))
+    assert "give --image-size and --num-heads or --num-head-channels, or name with --config" in str(told.value)
+
+
+GIVEN = {"image_size": 16, "num_head_channels": 16}
+
+
+def test_what_shapes_do_not_show_is_given():
+    assert infer_config(torch_shapes(BLOCKS), given=GIVEN) == BLOCKS
+    other = replace(
+        BLOCKS, image_size=32, attention_resolutions=(16,), num_heads=4, num_head_channels=None, norm_groups=8
+    )
+    given = {"image_size": 32, "num_heads": 4, "norm_groups": 8}
+    assert infer_config(torch_shapes(BLOCKS), BLOCKS, given) == other
+
+
+def test_an_image_size_is_that_of_the_levels():
+    """guided-diffusion's own rule, before that of a network with other levels."""
+    config = replace(BLOCKS, image_size=64, channel_mult=(1, 2, 3, 4), attention_resolutions=(16, 8))
+    assert infer_config(torch_shapes(config), BLOCKS) == config
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"image_size": 0}, "image_size 0: at least 1"),
+        ({"num_heads": -1}, "num_heads -1: at least 1"),
+        ({"num_heads": 5}, "5 heads do not divide an attention block of 64 channels"),
+        ({"num_head_channels": 48}, "heads of 48 channels do not divide"),
+        ({"norm_groups": 5}, "`norm_groups` must divide every level's width"),
+        ({"image_size": 17}, "`image_size` must be a multiple of 2"),
+    ],
+)
+def test_what_is_given_must_fit(given, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        infer_config(torch_shapes(BLOCKS), None, GIVEN | given)
 
 
 @pytest.mark.parametrize("name", ["time_embed.0.weight", "out.2.weight", "output_blocks.0.0.out_layers.3.weight"])
@@ -280,13 +326,13 @@ def test_misfits_are_refused_by_name():
 # The commands, as a user runs them. A prior folder that holds only a configuration says what shapes do not show.
 
 
-def save_checkpoint(path, weights, extra=None):
+def save_checkpoint(path, weights, extra=None, kind="Float"):
     """Writes what `torch.save` would, without PyTorch."""
     storages = {str(i): array.tobytes() for i, array in enumerate(weights.values())}
     content = {}
     for i, (name, array) in enumerate(weights.items()):
         strides = tuple(step // array.itemsize for step in array.strides)
-        content[name] = by_hand.tensor(by_hand.storage(str(i), array.size), 0, array.shape, strides)
+        content[name] = by_hand.tensor(by_hand.storage(str(i), array.size, f"{kind}Storage"), 0, array.shape, strides)
     by_hand.write(path, content | (extra or {}), storages)
 
 
@@ -297,6 +343,9 @@ def files(tmp_path_factory):
     save_prior(folder / "like", from_torch(weights, BLOCKS), PriorConfig(BLOCKS))
     save_checkpoint(folder / "x.pt", weights)
     save_checkpoint(folder / "extra.pt", weights | {"extra.bias": weights["out.0.bias"]})
+    save_checkpoint(folder / "classes.pt", draw_weights(replace(BLOCKS, num_classes=5)))
+    part = {f"model.{name}": weights[name] for name in weights if name != "out.0.bias"}
+    save_checkpoint(folder / "wrapped.pt", part)
     save_checkpoint(folder / "text.pt", {"words.weight": weights["out.0.bias"]})
     bomb = by_hand.call(by_hand.name("posix", "system"), "touch hacked")
     save_checkpoint(folder / "hostile.pt", weights, {"bomb": bomb})
@@ -338,14 +387,14 @@ def test_round_trip_through_files_is_bit_exact(work, files, adm, dtype, capsys):
 def test_converted_prior_loads_and_computes_as_torch(work, adm):
     weights, inputs = draw_weights(CONVS), draw_inputs(CONVS, 16)
     save_checkpoint("x.pt", weights)
-    save_prior("like", from_torch(weights, CONVS), PriorConfig(CONVS, variance="fixed_small"), overwrite=True)
-    assert main(["unet", "x.pt", "prior", "--config", "like"]) == 0
+    save_prior("like", from_torch(weights, CONVS), PriorConfig(CONVS), overwrite=True)
+    x_t, t, label, cotangent = inputs
+    assert main(["unet", "x.pt", "prior", "--config", "like", "--label", str(label)]) == 0
     config = read_config("prior")
-    assert (config.network, config.variance) == (CONVS, "fixed_small")
+    assert (config.network, config.variance) == (replace(CONVS, num_classes=None), "fixed_large")
     assert config.source["file"] == "x.pt"
     assert len(config.source["sha256"]) == 64
-    network = load_prior("prior").network
-    output, gradient = run_once(network, *inputs)
+    output, gradient = run_once(load_prior("prior").network, x_t, t, None, cotangent)
     expected_output, expected_gradient = run_torch_unet(CONVS, weights, *inputs)
     assert_close(output, expected_output)
     assert_close(gradient, expected_gradient)
@@ -358,17 +407,94 @@ def test_variance_follows_the_output(work, channels, variance):
     assert read_config("prior").variance == variance
 
 
-def test_wrapped_checkpoint_says_what_was_taken(work, capsys):
+LIKE = ("--config", "like")
+
+
+def converted(capsys, *flags) -> tuple[list[str], PriorConfig]:
+    """Converts x.pt to the folder `prior`; returns what is printed and the configuration."""
+    assert main(["unet", "x.pt", "prior", *flags]) == 0
+    return capsys.readouterr().out.splitlines(), read_config("prior")
+
+
+def test_averaged_weights_are_taken_and_named(work, capsys):
     torch = pytest.importorskip("torch")
     weights = draw_weights(BLOCKS)
-    doubled = {f"module.{name}": torch.from_numpy(2 * array) for name, array in weights.items()}
     plain = {name: torch.from_numpy(array) for name, array in weights.items()}
-    torch.save({"model": plain, "ema": doubled, "epoch": 3}, "x.pt")
-    assert main(["unet", "x.pt", "prior", "--config", "like"]) == 0
-    assert "taken from `ema`" in capsys.readouterr().out
-    assert read_config("prior").source["state_dict"] == "ema"
-    stored, _ = read_prior("prior")
-    np.testing.assert_array_equal(stored["out_norm.bias"], 2 * weights["out.0.bias"])
+    doubled = [2 * tensor for tensor in plain.values()]
+    torch.save({"model": plain, "ema": {"decay": 0.9, "shadow_params": doubled}, "epoch": 3}, "x.pt")
+    lines, config = converted(capsys, *LIKE)
+    assert "  weights: taken from `ema.shadow_params`, averages over the training; not taken: `model`" in lines
+    assert config.source["state_dict"] == "ema.shadow_params"
+    np.testing.assert_array_equal(read_prior("prior")[0]["out_norm.bias"], 2 * weights["out.0.bias"])
+    lines, config = converted(capsys, *LIKE, "--weights", "model", "--overwrite")
+    assert "  weights: taken from `model`; not taken: `ema.shadow_params`" in lines
+    np.testing.assert_array_equal(read_prior("prior")[0]["out_norm.bias"], weights["out.0.bias"])
+
+
+def test_target_variance_and_schedule_are_those_of_guided_diffusion_whatever_config_says(work, capsys):
+    other = PriorConfig(BLOCKS, {"kind": "cosine"}, "v", "fixed_small")
+    save_prior("other", from_torch(draw_weights(BLOCKS), BLOCKS), other)
+    lines, config = converted(capsys, "--config", "other")
+    assert (config.target, config.variance, config.schedule["kind"]) == ("epsilon", "learned_range", "linear")
+    assert "  target: epsilon, guided-diffusion's default; not v, which --config has (--target v takes it)" in lines
+    assert any(line.endswith("not cosine, which --config has (--schedule cosine takes it)") for line in lines)
+    lines, config = converted(capsys, "--config", "other", "--overwrite", "--target", "v", "--schedule", "cosine")
+    assert (config.target, config.schedule["kind"]) == ("v", "cosine")
+    assert "  target: v, given" in lines
+
+
+def test_every_flag_is_told_as_given(work, capsys):
+    flags = "--image-size 16 --num-head-channels 16 --norm-groups 32 --new-attention-order True".split()
+    lines, config = converted(capsys, *flags)
+    assert config.network == replace(BLOCKS, new_attention_order=True)
+    assert "  image size: 16, given" in lines
+    assert "  attention heads: 16 channels each, given; new order, given" in lines
+    assert "  norm groups: 32, given" in lines
+
+
+def test_float64_is_rounded_and_said(work, capsys):
+    weights = draw_weights(BLOCKS)
+    save_checkpoint("x.pt", {name: array.astype(np.float64) / 3 for name, array in weights.items()}, kind="Double")
+    lines, _ = converted(capsys, *LIKE)
+    assert "  precision: float64 in the file, rounded to float32" in lines
+    expected = (weights["out.0.bias"].astype(np.float64) / 3).astype(np.float32)
+    np.testing.assert_array_equal(read_prior("prior")[0]["out_norm.bias"], expected, strict=True)
+
+
+@pytest.mark.parametrize("label", [0, 4])
+def test_a_class_conditional_network_becomes_the_prior_of_one_class(work, capsys, label):
+    weights, (x_t, t, _, cotangent) = draw_weights(CONVS), draw_inputs(CONVS, 16)
+    save_checkpoint("x.pt", weights)
+    save_prior("conditional", from_torch(weights, CONVS), PriorConfig(CONVS, variance="fixed_large"))
+    lines, _ = converted(capsys, "--config", "conditional", "--label", str(label))
+    assert f"  class: {label}, given" in lines
+    expected, _ = run_once(make_network(weights, CONVS), x_t, t, label, cotangent)
+    output, _ = run_once(load_prior("prior").network, x_t, t, None, cotangent)
+    assert_close(output, expected)
+    with pytest.raises(PriorError, match="conditional is class-conditional; .* with --label"):
+        load_prior("conditional")
+
+
+CHANNELS = {
+    "grey": ((1, 1), "channels of its pictures is 1, `jaxdiff restore` needs 3; --channels 1 converts"),
+    "grey, learned variance": ((1, 2), "channels of its pictures is 1, `jaxdiff restore` needs 3; --channels 1"),
+    "six": ((6, 6), "channels of its pictures is 6, `jaxdiff restore` needs 3"),
+    "upsampler": ((6, 3), "takes 6 channels and gives 3; a prior gives as many or twice as many"),
+    "masks": ((3, 1), "takes 3 channels and gives 1; a prior"),
+}
+
+
+@pytest.mark.parametrize("kind", CHANNELS)
+def test_other_channels_than_three_are_refused_unless_confirmed(work, capsys, kind):
+    (taken, given), sentence = CHANNELS[kind]
+    save_checkpoint("x.pt", draw_weights(replace(BLOCKS, in_channels=taken, out_channels=given)))
+    assert main(["unet", "x.pt", "prior", *LIKE]) == 2
+    assert sentence in capsys.readouterr().err
+    assert main(["unet", "x.pt", "prior", *LIKE, "--channels", "3"]) == 2
+    assert not (work / "prior").exists()
+    if given in (taken, 2 * taken):
+        converted(capsys, *LIKE, "--channels", str(taken))
+        assert load_prior("prior").image_shape == (16, 16, taken)
 
 
 def bad(*arguments, sentence):
@@ -380,17 +506,30 @@ def bad(*arguments, sentence):
     [
         bad("unet", "none.pt", "prior", sentence="none.pt: there is no such file"),
         bad("unet", "like/config.json", "prior", sentence="not a PyTorch checkpoint"),
-        bad("unet", "x.pt", "prior", sentence="the network is none of ffhq-256, imagenet-256"),
+        bad("unet", "x.pt", "prior", sentence="its shapes do not show everything, and it is none of ffhq-256"),
+        bad("unet", "x.pt", "prior", *LIKE, "--label", "1", sentence="--label is given, but the network is not class"),
+        bad("unet", "x.pt", "prior", *LIKE, "--channels", "1", sentence="--channels 1 does not fit a network of 3"),
+        bad(
+            "unet", "x.pt", "prior", *LIKE, "--variance", "fixed_small", sentence="--variance fixed_small does not fit"
+        ),
+        bad("unet", "x.pt", "prior", *LIKE, "--weights", "ema", sentence="holds no weights under ema, but under ."),
+        bad(
+            "unet", "x.pt", "prior", "--config", "photos", sentence="photos holds a network of kind ffdnet, not a UNet"
+        ),
+        bad("unet", "classes.pt", "prior", *LIKE, sentence="give --label, the class from 0 to 4 to take"),
+        bad("unet", "classes.pt", "prior", *LIKE, "--label", "5", sentence="give --label, the class from 0 to 4"),
+        bad("unet", "wrapped.pt", "prior", *LIKE, sentence="wrapped.pt, `model`: the tensors do not fit"),
         bad("unet", "x.pt", "like", sentence="like exists and is not empty"),
         bad("unet", "x.pt", "prior", "--config", "zebra", sentence="zebra is neither the folder of a prior nor one of"),
         bad("unet", "x.pt", "prior", "--config", ".", sentence="has no config.json"),
         bad("unet", "hostile.pt", "prior", "--config", "like", sentence="asks for `posix.system`"),
         bad("unet", "extra.pt", "prior", "--config", "like", sentence="extra.pt: the tensors do not fit the network"),
-        bad("unet", "text.pt", "prior", sentence="`time_embed.0.weight` is missing"),
+        bad("unet", "text.pt", "prior", sentence="`time_embed.0.weight` is missing, under any"),
         bad("export", "nowhere", "back.pt", sentence="nowhere is not a prior"),
         bad("export", "like", "x.pt", sentence="x.pt exists"),
         bad("lpips", "none.pth", "x.pt", "l.npz", "--net", "vgg", sentence="none.pth: there is no such file"),
-        bad("lpips", "text.pt", "text.pt", "l.npz", "--net", "vgg", sentence="LPIPS 'vgg': the backbone lack"),
+        bad("lpips", "text.pt", "text.pt", "l.npz", "--net", "vgg", sentence="`features.0.weight` is missing"),
+        bad("ffdnet", "text.pt", "prior", sentence="text.pt does not hold this kind of network: `0.weight` is missing"),
         bad("download", "ffhq-256", "like", sentence="like exists and is not empty"),
         bad("download", "ffhq-256", "prior", "--url", "file:///x", sentence="'file:///x' is not an http"),
         bad("download", "ffhq-256", "prior", "--url", "http://127.0.0.1:9/x", sentence="cannot be reached"),
@@ -450,7 +589,7 @@ def test_download_converts_and_keeps_the_checkpoint(work, monkeypatch, capsys):
         progress(5, 10)
 
     monkeypatch.setattr(convert_weights.commands, "download", fake)
-    monkeypatch.setitem(KNOWN, "ffhq-256", BLOCKS)
+    monkeypatch.setitem(PUBLISHED, "ffhq-256", BLOCKS)
     assert main(["download", "ffhq-256", "priors/ffhq"]) == 0
     assert fetched == [(convert_weights.commands.SOURCES["ffhq-256"].url, 4 * 93_563_910)]
     assert read_config("priors/ffhq").source["file"] == "ffhq.pt"
