@@ -109,25 +109,24 @@ def _of_one_class(weights: dict[str, np.ndarray], network: UNetConfig, label: in
 
 def what_was_taken(config: PriorConfig, like: PriorConfig | None, choices: Choices) -> list[str]:
     """Says in a line each what was taken for what, and why."""
-    network = config.network
+    network, kind = config.network, config.schedule["kind"]
     assert isinstance(network, UNetConfig)
     heads = "num_head_channels" if network.num_head_channels else "num_heads"
-    why = {name: _why(name, network, like, choices) for name in UNSEEN}
     size = f"{network.num_head_channels} channels each" if network.num_head_channels else f"{network.num_heads} a block"
     order = "new" if network.new_attention_order else "legacy"
-    by_outputs = "by the number of outputs" if choices.variance is None else "given"
-    kind, options = config.schedule["kind"], Choices()
-    default = {n: DEFAULT if getattr(choices, n) == getattr(options, n) else "given" for n in ("target", "schedule")}
+    why = {name: _why(name, network, like, choices) for name in UNSEEN}
     lines = [
-        f"target: {config.target}, {default['target']}" + _not_as("target", config.target, like and like.target),
-        f"variance: {config.variance}, {by_outputs}" + _not_as("variance", config.variance, like and like.variance),
-        f"schedule: {kind}, {config.make_schedule().num_times} times, {default['schedule']}"
-        + _not_as("schedule", kind, like and like.schedule["kind"]),
+        f"target: {config.target}, {DEFAULT if choices.target == Choices.target else 'given'}",
+        f"variance: {config.variance}, {'given' if choices.variance else 'by the number of outputs'}",
+        f"schedule: {kind}, {config.make_schedule().num_times} times, "
+        f"{DEFAULT if choices.schedule == Choices.schedule else 'given'}",
         f"image size: {network.image_size}, {why['image_size']}",
         f"attention heads: {size}, {why[heads]}; {order} order, {why['new_attention_order']}",
         f"norm groups: {network.norm_groups}, {why['norm_groups']}",
     ]
-    return lines if choices.label is None else [*lines, f"class: {choices.label}, given"]
+    if choices.label is not None:
+        lines.append(f"class: {choices.label}, given")
+    return lines if like is None else lines + _not_as(config, like)
 
 
 def _why(name: str, network: UNetConfig, like: PriorConfig | None, choices: Choices) -> str:
@@ -140,6 +139,13 @@ def _why(name: str, network: UNetConfig, like: PriorConfig | None, choices: Choi
     return f"as {known} has" if known else DEFAULT
 
 
-def _not_as(flag: str, taken: str, other: str | None) -> str:
-    """Says that --config has something else."""
-    return "" if other in (None, taken) else f"; not {other}, which --config has (--{flag} {other} takes it)"
+def _not_as(config: PriorConfig, like: PriorConfig) -> list[str]:
+    """Says what --config has otherwise, and how to take that."""
+    learned = "learned_range" in (config.variance, like.variance)
+    pairs = {
+        "target": (config.target, like.target),
+        "variance": (config.variance, config.variance if learned else like.variance),
+        "schedule": (config.schedule["kind"], like.schedule["kind"]),
+    }
+    other = [f"--{name} {theirs}" for name, (ours, theirs) in pairs.items() if ours != theirs]
+    return [f"--config has otherwise {' '.join(other)}, which is not taken; give it if it is meant"] if other else []
