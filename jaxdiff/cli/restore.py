@@ -18,15 +18,28 @@ from jaxdiff.measurement import Measurement
 from jaxdiff.metrics.diagnosis import Diagnose, Verdict
 from jaxdiff.priors.denoiser import Denoiser, Prior
 from jaxdiff.priors.storage import load_prior
+from jaxdiff.priors.tiles import tiled
 from jaxdiff.runs import page, report
 from jaxdiff.runs.folder import command_line, describe_prior, digest, finish_folder, open_folder, write_npz
-from jaxdiff.runs.methods import METHODS, TASKS, Run, describe_sigma, make_run
+from jaxdiff.runs.methods import (
+    METHODS,
+    TASKS,
+    Run,
+    best_method,
+    check_flags,
+    default_steps,
+    describe_sigma,
+    make_run,
+)
 from jaxdiff.runs.runner import Drawn, draw, sample_keys
 from jaxdiff.runs.scores import judge, load_lpips_nets, mean_and_std, residual_text, score_samples
 from jaxdiff.runs.setups import matched_time
 from jaxdiff.runs.tables import Row, write_csv
 
 PROGRAM = "jaxdiff restore"
+TILE = 208
+"""Side of the tiles of large images, in pixels."""
+
 NOT_EVIDENCE = (
     "What the data do not say is invented by the prior. A restored face is a sample from a model, not evidence of who "
     "is in a picture."
@@ -43,26 +56,25 @@ def restore(request: Restore) -> None:
     request.check()
     console = Console()
     prior = load_prior(request.prior, dtype=request.dtype)
-    check_prior(request, prior)
+    asked, request = request, complete(request, prior)
     damage = read_damage(request, prior, console)
-    prior = prior.at((*damage.fit.prior, 3)) if prior.any_size else prior
     measurement = damage.measurement
+    settings = restore_settings(request, prior, measurement)
+    prior = fitted(prior, damage)
     if request.task == "denoise" and matched_time(prior.schedule, float(measurement.sigma_y)) == 0:
         say(console, "that is less noise than the prior's finest level: there is hardly anything to denoise")
     run = set_up(request, prior, measurement)
-    settings = restore_settings(request, prior, measurement)
-    command = command_line(PROGRAM, request)
     open_folder(
         request.folder,
         PROGRAM,
         settings,
-        command=command,
+        command=command_line(PROGRAM, asked),
         resume=request.resume,
         overwrite=request.overwrite,
         inputs=(request.damaged, request.mask, request.kernel, Path(request.prior)),
     )
     used = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in run.settings.items())
-    say(console, f"{METHODS[request.chosen_method].name}: {used}; {request.samples} samples")
+    say(console, f"{METHODS[run.method].name}: {used}; {request.samples} samples of {len(run.times) - 1} steps")
     keys = sample_keys(request.seed, request.samples)
     drawn = draw(
         TASKS[request.task],
@@ -74,9 +86,9 @@ def restore(request: Restore) -> None:
         residual=residual_text(measurement),
         observer=Diagnose(prior.schedule, measurement),
     )
-    verdicts = judge(drawn.samples, measurement, drawn.diagnosis, request.chosen_method)
+    verdicts = judge(drawn.samples, measurement, drawn.diagnosis, run.method)
     kept = known_kept(request, measurement, drawn.samples)
-    rows = write_restored(request, damage, run, replace(drawn, samples=kept), verdicts, console)
+    rows = write_restored(asked, damage, run, replace(drawn, samples=kept), verdicts, console)
     say(console, summary_text(rows, drawn))
     put_back = " Then these were put back." if request.task == "inpaint" and measurement.noiseless else ""
     say(console, f"{verdicts[0].word}: {verdicts[0].sentence}{put_back}")
@@ -86,18 +98,32 @@ def restore(request: Restore) -> None:
     )
 
 
-def check_prior(request: Restore, prior: Prior) -> None:
-    """Refuses a prior that is not of colour pictures, and more steps than it has times."""
+def complete(request: Restore, prior: Prior) -> Restore:
+    """Fills in what the prior decides if it was not asked for: the method, and the number of steps.
+
+    Raises:
+        UserError: if the prior is not of colour pictures, has fewer times than there are steps, or the method has not
+            all flags that were given.
+    """
     if (channels := prior.image_shape[-1]) != 3:
         raise UserError(f"{request.prior} is a prior of pictures with {channels} in place of 3 channels.")
-    if request.steps > prior.schedule.num_times:
-        raise UserError(f"--steps must be between 1 and {prior.schedule.num_times}, got {request.steps}.")
+    method = request.method or best_method(request.task, prior)
+    steps = default_steps(prior) if request.steps is None else request.steps
+    if steps > prior.schedule.num_times:
+        raise UserError(f"--steps must be between 1 and {prior.schedule.num_times}, got {steps}.")
+    check_flags(method, request.hyper_parameters)
+    return replace(request, method=method, steps=steps)
+
+
+def fitted(prior: Denoiser, damage: Damage) -> Prior:
+    """Returns the prior for the image that was measured, in tiles if it takes any size and this one is large."""
+    return tiled(prior, damage.image_shape, TILE, damage.wanted) if prior.any_size else prior
 
 
 def set_up(request: Restore, prior: Prior, measurement: Measurement) -> Run:
-    """Sets the method up with the hyper-parameters asked for."""
-    method, task = request.chosen_method, request.task
-    return make_run(method, task, prior, measurement, request.steps, request.hyper_parameters)
+    """Sets the method up with the hyper-parameters asked for; the request is complete."""
+    assert request.method is not None and request.steps is not None
+    return make_run(request.method, request.task, prior, measurement, request.steps, request.hyper_parameters)
 
 
 def restore_settings(request: Restore, prior: Denoiser, measurement: Measurement) -> dict[str, Any]:
@@ -143,7 +169,7 @@ def write_restored(
         **arrays,
     )
     write_pictures(out, damage, drawn)
-    found = {"method": request.chosen_method, "hyper_parameters": run.settings, "seconds": asdict(drawn.timing)}
+    found = {"method": run.method, "hyper_parameters": run.settings, "seconds": asdict(drawn.timing)}
     finish_folder(out, {**found, "verdict": verdict._asdict()})
     write_restore_report(request, damage, drawn, rows, verdict, found)
     for message in missing:
@@ -195,7 +221,7 @@ def write_restore_report(
         page.command(command_line(PROGRAM, request)),
         page.paragraph(f"{damage.fit.describe()}. Noise: {describe_sigma(float(damage.measurement.sigma_y))}."),
         report.samples_section(
-            f"{TASKS[request.task]}, {METHODS[request.chosen_method].name}",
+            f"{TASKS[request.task]}, {METHODS[found['method']].name}",
             samples=drawn.samples,
             measurement=np.asarray(damage.measurement.y),
             truth=None if damage.truth is None else np.asarray(damage.truth),
