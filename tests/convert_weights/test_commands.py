@@ -17,6 +17,8 @@ import pytest
 import convert_weights.commands
 from convert_weights.__main__ import main
 from convert_weights.unet import from_torch
+from jaxdiff.cli.main import main as restore
+from jaxdiff.images.files import write_image
 from jaxdiff.networks.unet import PUBLISHED
 from jaxdiff.priors.storage import PriorConfig, PriorError, load_prior, read_config, read_prior, save_prior
 from tests.convert_weights import by_hand
@@ -191,6 +193,17 @@ def test_other_channels_than_three_are_refused_unless_confirmed(work, capsys, ki
     if given in (taken, 2 * taken):
         converted(capsys, *LIKE, "--channels", str(taken))
         assert load_prior("prior").image_shape == (16, 16, taken)
+
+
+def test_restore_says_that_a_prior_is_not_of_colour_pictures(work, capsys):
+    save_checkpoint("x.pt", draw_weights(replace(BLOCKS, in_channels=1, out_channels=1)))
+    converted(capsys, *LIKE, "--channels", "1")
+    write_image("photo.png", np.zeros((16, 16, 3), np.float32))
+    with pytest.raises(SystemExit) as ended:
+        restore(["restore", "photo.png", "--task", "denoise", "--prior", "prior"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: prior is a prior of pictures with 1 in place of 3 channels.\n"
+    assert not (work / "results").exists()
 
 
 def bad(*arguments, sentence):
