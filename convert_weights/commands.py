@@ -15,9 +15,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 from convert_weights.download import SOURCES, check_space, download
 from convert_weights.ffdnet import ffdnet_from_torch
 from convert_weights.guided_diffusion import Choices, prior_of, what_was_taken
-from convert_weights.torch_file import Checkpoint, read_checkpoint
+from convert_weights.torch_file import Checkpoint, read_checkpoint, write_checkpoint
 from convert_weights.unet import to_torch
-from jaxdiff.disk import check_replaceable, write_atomically
+from jaxdiff.disk import check_replaceable
 from jaxdiff.metrics.lpips import lpips_from_torch, save_lpips
 from jaxdiff.networks.unet import PUBLISHED, UNetConfig
 from jaxdiff.priors.storage import PRIOR_FOLDER, SHIPPED, PriorConfig, read_config, read_prior, save_prior
@@ -103,7 +103,8 @@ class ExportPrior:
         _check_new(self.out, self.overwrite, "data.pkl")
         weights, config = read_prior(_prior_folder(self.prior))
         _check_unet(config, self.prior)
-        _save_torch(to_torch(weights), self.out)
+        check_space(self.out, sum(weight.nbytes for weight in weights.values()))
+        write_checkpoint(to_torch(weights), self.out)
         print(f"{self.out}: {len(weights)} tensors, for torch.load and load_state_dict(strict=True)")
         print(
             f"  it cannot say: target {config.target}, variance {config.variance}, schedule {config.schedule['kind']}"
@@ -286,21 +287,3 @@ def _download_with_bar(url: str, path: Path, parameter_bytes: int) -> None:
             min_size=parameter_bytes,
             progress=lambda received, total: bar.update(task, completed=received, total=total),
         )
-
-
-def _save_torch(tensors: dict[str, np.ndarray], path: Path) -> None:
-    check_space(path, sum(array.nbytes for array in tensors.values()))
-    try:
-        import torch  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise ImportError("writing PyTorch files needs PyTorch: `pip install torch`") from error
-
-    def tensor(array: np.ndarray) -> "torch.Tensor":
-        if str(array.dtype) == "bfloat16":
-            return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-        return torch.from_numpy(array)
-
-    try:
-        write_atomically(path, lambda file: torch.save({name: tensor(array) for name, array in tensors.items()}, file))
-    except RuntimeError as error:
-        raise OSError(f"{path} cannot be written: {error}") from error

@@ -1,4 +1,4 @@
-"""Read the tensors of a PyTorch checkpoint without PyTorch and without running its pickle.
+"""Read the tensors of a PyTorch checkpoint without PyTorch and without running its pickle; write one with PyTorch.
 
 A checkpoint of PyTorch 1.6 or later is a zip archive: `NAME/data.pkl` describes the tensors as
 strided views, and `NAME/data/KEY` holds the bytes of one storage. An older one is a stream: pickles
@@ -19,6 +19,7 @@ import numpy as np
 
 from convert_weights.state_dict import Found, find_weights
 from convert_weights.torch_pickle import Storage, Unpickled, View, unpickle
+from jaxdiff.disk import write_atomically
 
 MAX_PICKLE_BYTES = 2**24
 MAX_EXPANSION = 10
@@ -87,6 +88,29 @@ def read_checkpoint(path: str | Path, marks: tuple[str, ...], wrapper: str | Non
         raise ValueError(
             f"{path} is truncated or damaged ({error}); delete it, and download or copy it again"
         ) from error
+
+
+def write_checkpoint(tensors: dict[str, np.ndarray], path: Path) -> None:
+    """Writes a state dict with PyTorch, bit for bit.
+
+    Raises:
+        ImportError: PyTorch is not installed.
+        OSError: the file cannot be written.
+    """
+    try:
+        import torch  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ImportError("writing PyTorch files needs PyTorch: `pip install torch`") from error
+
+    def tensor(array: np.ndarray) -> "torch.Tensor":
+        if str(array.dtype) == "bfloat16":
+            return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+        return torch.from_numpy(array)
+
+    try:
+        write_atomically(path, lambda file: torch.save({name: tensor(array) for name, array in tensors.items()}, file))
+    except RuntimeError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
 
 
 def _find(unpickled: Unpickled, path: Path, marks: tuple[str, ...], wrapper: str | None) -> Found:

@@ -16,6 +16,7 @@ import pytest
 
 import convert_weights.commands
 from convert_weights.__main__ import main
+from convert_weights.ffdnet import ffdnet_from_torch
 from convert_weights.unet import from_torch
 from jaxdiff.cli.main import main as restore
 from jaxdiff.images.files import write_image
@@ -31,6 +32,7 @@ from tests.convert_weights.test_convert_weights import (
     run_once,
 )
 from tests.golden.make_unet_parity import draw_inputs, draw_weights, run_torch_unet
+from tests.networks.test_ffdnet import torch_weights
 
 
 @pytest.fixture(scope="module")
@@ -319,6 +321,24 @@ def test_interrupt_leaves_nothing_half_written(work, monkeypatch, capsys, comman
     assert main([command, source, "prior", *(["--config", "like"] if command == "unet" else [])]) == 130
     assert "stopped: " in capsys.readouterr().err
     assert sorted(work.rglob("*")) == before
+
+
+@pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "legacy"])
+def test_ffdnet_converts_from_both_formats(work, capsys, is_zip):
+    torch = pytest.importorskip("torch")
+    weights = torch_weights()
+    tensors = {f"module.{name}": torch.from_numpy(array).double() for name, array in weights.items()}
+    torch.save({"params": tensors}, "ffdnet.pth", _use_new_zipfile_serialization=is_zip)
+    assert main(["ffdnet", "ffdnet.pth", "prior"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "  weights: taken from `params.module`" in lines
+    assert "  precision: float64 in the file, rounded to float32" in lines
+    assert "  target: x0, for FFDNet removes the noise" in lines
+    stored, config = read_prior("prior")
+    expected, network = ffdnet_from_torch(weights)
+    assert (config.network, config.target, config.source["state_dict"]) == (network, "x0", "params.module")
+    assert stored.keys() == expected.keys()
+    assert all(np.array_equal(stored[name], array) for name, array in expected.items())
 
 
 def test_lpips_files_convert(work, capsys):

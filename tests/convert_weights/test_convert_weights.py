@@ -208,7 +208,7 @@ def test_known_network_is_recognised(known):
     ],
 )
 def test_all_that_shapes_show_is_inferred(config):
-    """From a network that agrees only in what shapes do not show."""
+    """From a network that agrees only in what shapes do not show; the image size is that of the levels, or given."""
     like = replace(
         config,
         channels=64,
@@ -221,7 +221,7 @@ def test_all_that_shapes_show_is_inferred(config):
         scale_shift_norm=False,
         num_classes=None,
     )
-    assert infer_config(torch_shapes(config), like) == config
+    assert infer_config(torch_shapes(config), like, {"image_size": config.image_size}) == config
 
 
 def test_unknown_network_is_refused_with_what_it_is_and_the_flags_that_it_needs():
@@ -255,7 +255,7 @@ def test_an_image_size_is_that_of_the_levels():
     [
         ({"image_size": 0}, "image_size 0: at least 1"),
         ({"num_heads": -1}, "num_heads -1: at least 1"),
-        ({"num_heads": 5}, "5 heads do not divide an attention block of 64 channels"),
+        ({"num_heads": 5, "num_head_channels": None}, "5 heads do not divide an attention block of 64 channels"),
         ({"num_head_channels": 48}, "heads of 48 channels do not divide"),
         ({"norm_groups": 5}, "`norm_groups` must divide every level's width"),
         ({"image_size": 17}, "`image_size` must be a multiple of 2"),
