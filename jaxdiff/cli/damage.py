@@ -54,6 +54,15 @@ class Damage:
             return None
         return np.asarray(self.measurement.observed)[..., 0] == 0
 
+    @property
+    def pasted(self) -> Bool[np.ndarray, "H W"] | None:
+        """The pixels of the photo that a restoration replaces; None if it replaces all, or the damage is simulated."""
+        if self.hidden is None or self.truth is not None:
+            return None
+        replaced = np.zeros_like(self.hidden)
+        replaced[self.fit.kept] = self.hidden[self.fit.kept]
+        return replaced
+
 
 class _Seen(NamedTuple):
     """What the forward model of a task is made from."""
@@ -93,11 +102,12 @@ def read_damage(request: Restore, prior: Prior, console: Console) -> Damage:
     """
     with warnings_said(console):
         photo, hidden = read_photo(request.damaged), None
+        fit = fit_for(request, prior, photo)
         if request.task == "inpaint":
             photo, hidden = find_holes(request, photo)
+            fit = around(hidden, str(request.damaged)) if any_size(prior) else fit
         if request.task == "colourise":
             photo = photo.in_colour()
-        fit = fit_for(request, prior, photo, hidden)
         say(console, fit.describe())
         operator = OPERATORS[request.task](_Seen(request, photo, hidden, fit, console))
     image = jnp.asarray(fit.apply(photo.x))
@@ -130,7 +140,7 @@ def as_measured(
     return measured, (h, w, c)
 
 
-def fit_for(request: Restore, prior: Prior, photo: Photo, hidden: Bool[np.ndarray, "H W"] | None) -> Fit:
+def fit_for(request: Restore, prior: Prior, photo: Photo) -> Fit:
     """Returns how a picture of this size is brought to the prior's."""
     name, size = str(request.damaged), photo.x.shape[:2]
     enlarged = request.factor if request.task == "upscale" and not request.simulate else 1
@@ -139,8 +149,6 @@ def fit_for(request: Restore, prior: Prior, photo: Photo, hidden: Bool[np.ndarra
         if enlarged > 1 and (request.fit == "pad" or side * enlarged != prior.image_shape[:2]):
             raise UserError(f"a prior of {pixels(*prior.image_shape[:2])} pixels cannot enlarge this picture that way.")
         return Fit(name, size, (side[0], side[1]), request.fit)
-    if hidden is not None:
-        return around(hidden, name)
     if request.task == "upscale" and request.simulate:
         return _middle(name, size, request.factor)
     return Window(name, size, size)

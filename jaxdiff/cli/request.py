@@ -41,13 +41,15 @@ class Restore:
     """
 
     damaged: Path
-    """The damaged picture, any size and format; with --simulate a clean one."""
+    """The damaged picture, any size and format; with --simulate a clean one. Or a folder of pictures."""
+    recursive: bool = False
+    """For a folder of pictures: look into the folders in it too."""
     task: str = "inpaint"
     """What to do: inpaint (fill what a mask hides), denoise, deblur, upscale, colourise (a grey photo), or jpeg (undo
     its blocks)."""
     mask: Path | None = None
     """inpaint: a picture of the same size, white where pixels are hidden and to be filled. Not needed if these are
-    transparent in the picture itself."""
+    transparent in the picture itself. For a folder of pictures also a folder of masks of the same names."""
     invert_mask: bool = False
     """inpaint: the mask is black where pixels are hidden, or opaque with --mask-alpha."""
     mask_alpha: bool = False
@@ -114,7 +116,7 @@ class Restore:
     @property
     def folder(self) -> Path:
         """Folder of the results."""
-        return self.out or Path("results") / f"{self.damaged.stem}-{self.task}"
+        return self.out or Path("results") / f"{self.damaged.resolve().stem}-{self.task}"
 
     @property
     def mask_rule(self) -> "MaskRule":
@@ -144,6 +146,8 @@ class Restore:
             UserError: naming the flag.
         """
         check_name(self.task, list(TASKS), "task")
+        if self.recursive and not self.damaged.is_dir():
+            raise UserError(f"--recursive is for a folder of pictures, and {self.damaged} is none.")
         if self.method is not None:
             check_name(self.method, list(METHODS), "method")
             check_flags(self.method, self.hyper_parameters)
@@ -208,7 +212,7 @@ class Export(Restore):
     @property
     def folder(self) -> Path:
         """Folder of the program."""
-        return self.out or Path("exported") / f"{self.damaged.stem}-{self.task}"
+        return self.out or Path("exported") / f"{self.damaged.resolve().stem}-{self.task}"
 
     def check(self) -> None:
         """Refuses flags that make no sense or do not go together, before anything slow.
@@ -217,6 +221,8 @@ class Export(Restore):
             UserError: naming the flag.
         """
         super().check()
+        if self.damaged.is_dir():
+            raise UserError(f"{self.damaged} is a folder; export takes one picture.")
         check_names(self.platforms, ("cpu", "cuda", "rocm", "tpu"), "platform")
         for flag in ("resume", "batch_size"):
             if getattr(self, flag):
