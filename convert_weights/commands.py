@@ -14,7 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 
 from convert_weights.download import SOURCES, check_space, download
 from convert_weights.ffdnet import ffdnet_from_torch
-from convert_weights.guided_diffusion import Choices, prior_of, what_was_taken
+from convert_weights.guided_diffusion import Choices, guided_diffusion_prior, what_was_taken
 from convert_weights.torch_file import Checkpoint, read_checkpoint, write_checkpoint
 from convert_weights.unet import to_torch
 from jaxdiff.disk import check_replaceable
@@ -182,7 +182,7 @@ Command = (
 def _convert(source: Path, out_dir: Path, like: PriorConfig | None, choices: Choices, overwrite: bool) -> None:
     checkpoint, said = _read(source, UNET_MARKS, choices.weights)
     with _in_file(source, checkpoint):
-        weights, config = prior_of(checkpoint.tensors, None if like is None else like.network, choices)
+        weights, config = guided_diffusion_prior(checkpoint.tensors, None if like is None else like.network, choices)
     config = replace(config, source=_source(source, checkpoint))
     _save(out_dir, weights, config, [*said, *what_was_taken(config, like, choices)], overwrite)
 

@@ -52,7 +52,7 @@ class Choices:
         return {name: value for name in UNSEEN if (value := getattr(self, name)) is not None}
 
 
-def prior_of(
+def guided_diffusion_prior(
     tensors: Tensors, like: NetworkConfig | None, choices: Choices
 ) -> tuple[dict[str, np.ndarray], PriorConfig]:
     """Makes a prior's weights and configuration of a state dict.

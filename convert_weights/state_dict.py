@@ -9,9 +9,9 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from convert_weights.torch_pickle import Placeholder, View
+from convert_weights.torch_pickle import Placeholder, TensorView
 
-Views = Mapping[str, View]
+Views = Mapping[str, TensorView]
 
 AVERAGED = {"ema", "averaged", "average", "avg", "swa", "shadow", "polyak"}
 # Beside averages; and the optimizers' own averages, which are of gradients.
@@ -40,7 +40,7 @@ def find_weights(content: object, marks: tuple[str, ...], wrapper: str | None = 
     """Finds a network's weights in the content of a checkpoint.
 
     Args:
-        content: dictionaries and lists, nested, with `View`s in them.
+        content: dictionaries and lists, nested, with `TensorView`s in them.
         marks: names of tensors by which the network is known.
         wrapper: where to take them from, if there are several; by default the averaged ones.
 
@@ -48,7 +48,7 @@ def find_weights(content: object, marks: tuple[str, ...], wrapper: str | None = 
         ValueError: if there are none, or several and nothing says which to take. The message continues a sentence
             that begins with the name of the file.
     """
-    if isinstance(content, View):
+    if isinstance(content, TensorView):
         raise ValueError("holds a tensor, not a dict of named tensors")
     containers = list(_containers(content))
     if any(key.startswith("first_stage_model.") for _, views in containers for key in views):
@@ -81,7 +81,7 @@ def _listed(candidates: list[Found]) -> str:
     return ", ".join(found.wrapper or "." for found in candidates)
 
 
-def _containers(content: object) -> Iterator[tuple[str, dict[str, View]]]:
+def _containers(content: object) -> Iterator[tuple[str, dict[str, TensorView]]]:
     """Every dictionary or list that holds tensors, with where it is; each one once."""
     if isinstance(content, list) and len(content) == len(DDIM_LIST) and isinstance(content[2], int):
         content = dict(zip(DDIM_LIST, content, strict=True))
@@ -94,14 +94,14 @@ def _containers(content: object) -> Iterator[tuple[str, dict[str, View]]]:
         items = dict(enumerate(container)) if isinstance(container, list | tuple) else container
         if not isinstance(items, dict):
             continue
-        views = {key: value for key, value in items.items() if isinstance(value, View)}
+        views = {key: value for key, value in items.items() if isinstance(value, TensorView)}
         if views:
             yield place, {str(key): value for key, value in views.items()}
         inside = ((f"{place}.{key}".lstrip("."), value) for key, value in items.items() if key not in views)
         waiting.extend((name, value) for name, value in inside if isinstance(value, dict | list | tuple))
 
 
-def _candidates(containers: list[tuple[str, dict[str, View]]], marks: tuple[str, ...]) -> Iterator[Found]:
+def _candidates(containers: list[tuple[str, dict[str, TensorView]]], marks: tuple[str, ...]) -> Iterator[Found]:
     plain = []
     for place, views in containers:
         for prefix, inside in _prefixed(views, marks):
@@ -155,7 +155,7 @@ def _is_average(name: str) -> bool:
     return bool(words & AVERAGED) and not words & NOT_AVERAGED
 
 
-def _averages(containers: list[tuple[str, dict[str, View]]]) -> str:
+def _averages(containers: list[tuple[str, dict[str, TensorView]]]) -> str:
     """Where there is an averaged tensor that is more than a counter; "" if nowhere."""
     places = (
         (f"{place}.{key.partition('.')[0]}".strip("."), view)
@@ -165,7 +165,7 @@ def _averages(containers: list[tuple[str, dict[str, View]]]) -> str:
     return next((place.partition("._")[0] for place, view in places if view.shape and _is_average(place)), "")
 
 
-def _nothing(containers: list[tuple[str, dict[str, View]]], marks: tuple[str, ...], content: object) -> str:
+def _nothing(containers: list[tuple[str, dict[str, TensorView]]], marks: tuple[str, ...], content: object) -> str:
     names = [f"{place}.{key}".strip(".") for place, views in containers for key in views]
     if any("_parameters." in name for name in names):
         return "holds a module as a whole, not its weights by name; save its state_dict() instead"

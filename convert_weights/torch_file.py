@@ -18,7 +18,7 @@ from typing import IO, NamedTuple
 import numpy as np
 
 from convert_weights.state_dict import Found, find_weights
-from convert_weights.torch_pickle import Storage, Unpickled, View, unpickle
+from convert_weights.torch_pickle import Storage, TensorView, Unpickled, unpickle
 from jaxdiff.disk import write_atomically
 
 MAX_PICKLE_BYTES = 2**24
@@ -206,7 +206,7 @@ def _read_archive(archive: zipfile.ZipFile, path: Path, find: Finder) -> Checkpo
     return Checkpoint(tensors, found.wrapper, found.averaged, found.others)
 
 
-def _array(view: View, data: bytes, big_endian: bool, name: str) -> np.ndarray:
+def _array(view: TensorView, data: bytes, big_endian: bool, name: str) -> np.ndarray:
     dtype, numel = view.storage.dtype, view.storage.numel
     if len(data) != numel * dtype.itemsize:
         raise ValueError(

@@ -45,7 +45,7 @@ class Storage(NamedTuple):
     numel: int
 
 
-class View(NamedTuple):
+class TensorView(NamedTuple):
     """A tensor as the pickle describes it; its numbers have not been read."""
 
     storage: Storage
@@ -84,7 +84,7 @@ class Unpickled(NamedTuple):
     """What a pickle describes.
 
     Attributes:
-        content: containers, scalars, `View`s and `Placeholder`s.
+        content: containers, scalars, `TensorView`s and `Placeholder`s.
         storages: those that it names.
     """
 
@@ -102,7 +102,7 @@ def unpickle(stream: IO[bytes], path: Path) -> Unpickled:
     return Unpickled(load_or_refuse(unpickler, str(path)), unpickler.storages)
 
 
-def _rebuild_tensor(storage, offset, shape, strides, *ignored) -> "View | Placeholder":
+def _rebuild_tensor(storage, offset, shape, strides, *ignored) -> "TensorView | Placeholder":
     if isinstance(storage, Placeholder):
         return storage
     ints = (offset, *shape, *strides)
@@ -114,7 +114,7 @@ def _rebuild_tensor(storage, offset, shape, strides, *ignored) -> "View | Placeh
     )
     if not possible:
         raise ForeignPickle("its pickle describes a tensor that cannot exist")
-    return View(storage, offset, tuple(shape), tuple(strides))
+    return TensorView(storage, offset, tuple(shape), tuple(strides))
 
 
 def _rebuild_parameter(data, *ignored):
@@ -137,7 +137,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 
 
 class _TensorUnpickler(pickle._Unpickler):
-    """Builds containers, scalars, `View`s and `Placeholder`s.
+    """Builds containers, scalars, `TensorView`s and `Placeholder`s.
 
     The unpickler in Python, not the one in C: there a huge memo index in a 20-byte file makes a
     table of that size, and here opcodes can be taken out.

@@ -7,23 +7,23 @@ import pytest
 
 from convert_weights.state_dict import find_weights
 from convert_weights.torch_file import read_checkpoint
-from convert_weights.torch_pickle import Storage, View
+from convert_weights.torch_pickle import Storage, TensorView
 
 STORAGE = Storage("0", np.dtype(np.float32), 6)
 MARKS = ("a.w",)
 
 
-def weights(start: int) -> dict[str, View]:
+def weights(start: int) -> dict[str, TensorView]:
     """Two tensors that begin at a place of the storage; another start is another network's."""
-    return {"a.w": View(STORAGE, start, (2,), (1,)), "b.w": View(STORAGE, start, (), ())}
+    return {"a.w": TensorView(STORAGE, start, (2,), (1,)), "b.w": TensorView(STORAGE, start, (), ())}
 
 
-def prefixed(prefix: str, views: dict[str, View]) -> dict[str, View]:
+def prefixed(prefix: str, views: dict[str, TensorView]) -> dict[str, TensorView]:
     return {prefix + name: view for name, view in views.items()}
 
 
 RAW, AVERAGE = weights(0), weights(3)
-NUMBER, BETAS = View(STORAGE, 5, (), ()), View(STORAGE, 0, (4,), (1,))
+NUMBER, BETAS = TensorView(STORAGE, 5, (), ()), TensorView(STORAGE, 0, (4,), (1,))
 JOINED = {"model_ema.unetaw": AVERAGE["a.w"], "model_ema.unetbw": AVERAGE["b.w"], "model_ema.decay": NUMBER}
 MOMENTS = {"state": {0: {"step": NUMBER, "exp_avg": BETAS, "exp_avg_sq": BETAS}}, "param_groups": [{"lr": 1}]}
 
