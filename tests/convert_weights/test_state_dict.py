@@ -138,7 +138,7 @@ def test_what_trainers_of_torch_write(tmp_path):
     optimizer = torch.optim.Adam(network.parameters())
     network(torch.ones(2)).sum().backward()
     optimizer.step()
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, float)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1.0)
     raw = {"model": network.state_dict(), "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
     for content, wrapper in (
         (raw, "model"),
