@@ -1,6 +1,7 @@
 """What the subcommands of `python -m convert_weights` do."""
 
 import hashlib
+import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -181,6 +182,7 @@ Command = (
 
 def _convert(source: Path, out_dir: Path, like: PriorConfig | None, choices: Choices, overwrite: bool) -> None:
     checkpoint, said = _read(source, UNET_MARKS, choices.weights)
+    said += _averages_beside(source)
     with _in_file(source, checkpoint):
         weights, config = guided_diffusion_prior(checkpoint.tensors, None if like is None else like.network, choices)
     config = replace(config, source=_source(source, checkpoint))
@@ -193,6 +195,13 @@ def _read(path: Path, marks: tuple[str, ...], wrapper: str | None = None) -> tup
     rounded = {name: t.astype(np.float32) for name, t in found.tensors.items() if t.dtype == np.float64}
     precision = ["precision: float64 in the file, rounded to float32"] if rounded else []
     return found._replace(tensors=found.tensors | rounded), [found.says(), *precision]
+
+
+def _averages_beside(path: Path) -> list[str]:
+    """Says that guided-diffusion's trainer saved averages of these weights in files of their own."""
+    step = re.fullmatch(r"model(\d+)\.pt", path.name)
+    beside = sorted(other.name for other in path.parent.glob(f"ema_*_{step[1]}.pt")) if step else []
+    return [f"not taken: {', '.join(beside)} beside it, averages over the training"] if beside else []
 
 
 @contextmanager

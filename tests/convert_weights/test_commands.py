@@ -130,6 +130,16 @@ def test_averaged_weights_are_taken_and_named(work, capsys):
     np.testing.assert_array_equal(read_prior("prior")[0]["out_norm.bias"], weights["out.0.bias"])
 
 
+def test_averages_in_a_file_of_their_own_are_named(work, capsys):
+    """guided-diffusion's trainer writes model010000.pt and ema_0.9999_010000.pt."""
+    for name in ("model010000.pt", "ema_0.9999_010000.pt", "ema_0.9999_020000.pt"):
+        shutil.copy("x.pt", name)
+    told = "  not taken: ema_0.9999_010000.pt beside it, averages over the training"
+    for source, count in (("model010000.pt", 1), ("ema_0.9999_010000.pt", 0)):
+        assert main(["unet", source, source.removesuffix(".pt"), *LIKE]) == 0
+        assert capsys.readouterr().out.splitlines().count(told) == count
+
+
 def test_target_variance_and_schedule_are_those_of_guided_diffusion_whatever_config_says(work, capsys):
     other = PriorConfig(BLOCKS, {"kind": "cosine"}, "v", "fixed_small")
     save_prior("other", from_torch(draw_weights(BLOCKS), BLOCKS), other)
