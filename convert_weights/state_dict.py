@@ -14,8 +14,9 @@ from convert_weights.torch_pickle import Placeholder, TensorView
 Views = Mapping[str, TensorView]
 
 AVERAGED = {"ema", "averaged", "average", "avg", "swa", "shadow", "polyak"}
-# Beside averages; and the optimizers' own averages, which are of gradients.
-NOT_AVERAGED = {"online", "collected", "raw", "exp", "optimizer", "optimizers", "optim", "opt"}
+# Weights kept beside averages, and the averages of gradients that optimizers keep.
+NOT_AVERAGED = {"online", "collected", "raw"}
+OF_GRADIENTS = re.compile("(exp|square|grad)_avg")
 
 # What the trainers of DDIM, and those derived from them, save: a list in this order.
 DDIM_LIST = ("model", "optimizer", "epoch", "step", "ema")
@@ -151,7 +152,7 @@ def _distinct(candidates: Iterator[Found]) -> list[Found]:
 
 
 def _is_average(name: str) -> bool:
-    words = {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)}
+    words = {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", OF_GRADIENTS.sub("", name))}
     return bool(words & AVERAGED) and not words & NOT_AVERAGED
 
 

@@ -77,6 +77,8 @@ def test_weights_under_any_prefix_in_any_wrapper(content, wrapper):
         ),
         ([RAW, MOMENTS, 3, 5000, AVERAGE], "ema", "model"),
         ({"state_dict": prefixed("model.unet.", RAW) | JOINED}, "state_dict.model_ema", "state_dict.model.unet"),
+        ({"net": RAW, "optimizer_states": [{"ema": tuple(AVERAGE.values())}]}, "optimizer_states.0.ema", "net"),
+        ({"exp": {"model": RAW, "model_ema": AVERAGE}}, "exp.model_ema", "exp.model"),
         ({"state_dict": RAW, "callbacks": {"EMACallback": AVERAGE}}, "callbacks.EMACallback", "state_dict"),
     ],
 )
@@ -87,9 +89,9 @@ def test_averages_go_before_others_and_both_are_named(content, wrapper, other):
     assert (asked.views, asked.averaged, asked.others) == (RAW, False, (wrapper,))
 
 
-@pytest.mark.parametrize("optimizer", ["optimizer", "optim", "opt_state", "optimizer_states"])
-def test_averages_of_gradients_are_no_averages_of_weights(optimizer):
-    assert find_weights({"net": RAW, optimizer: MOMENTS}, MARKS).wrapper == "net"
+@pytest.mark.parametrize("name", ["exp_avg", "exp_avg_sq", "max_exp_avg_sq", "square_avg", "grad_avg"])
+def test_averages_of_gradients_are_no_averages_of_weights(name):
+    assert find_weights({"net": RAW, "optimizer": {"state": {0: {name: BETAS}}}}, MARKS).wrapper == "net"
 
 
 @pytest.mark.parametrize(
