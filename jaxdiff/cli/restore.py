@@ -49,7 +49,7 @@ def restore(request: Restore) -> str:
     """
     request.check()
     console = Console()
-    prior = load_prior(request.prior, dtype=request.dtype)
+    prior = load_prior(request.prior, dtype=request.dtype, channels=3)
     asked, request = request, complete(request, prior)
     damage = read_damage(request, prior, console)
     measurement = damage.measurement
@@ -103,11 +103,8 @@ def complete(request: Restore, prior: Prior) -> Restore:
     """Fills in what the prior decides if it was not asked for: the method, and the number of steps.
 
     Raises:
-        UserError: if the prior is not of colour pictures, has fewer times than there are steps, or the method has not
-            all flags that were given.
+        UserError: if there are more steps than the prior has times, or the method has not all flags that were given.
     """
-    if (channels := prior.image_shape[-1]) != 3:
-        raise UserError(f"{request.prior} is a prior of pictures with {channels} in place of 3 channels.")
     method = request.method or best_method(request.task, prior)
     steps = default_steps(prior) if request.steps is None else request.steps
     if steps > prior.schedule.num_times:

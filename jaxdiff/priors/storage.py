@@ -224,16 +224,24 @@ def read_config(directory: str | os.PathLike) -> PriorConfig:
         raise PriorError(f"{path} is damaged: {error!r}.") from error
 
 
-def load_prior(name: str | os.PathLike = "faces-32", *, dtype: Dtype = "float32", remat: bool = False) -> Denoiser:
+def load_prior(
+    name: str | os.PathLike = "faces-32",
+    *,
+    dtype: Dtype = "float32",
+    remat: bool = False,
+    channels: int | None = None,
+) -> Denoiser:
     """Loads a shipped prior by name, or a converted one by folder.
 
     Args:
         name: a shipped prior, or a folder written by `convert_weights` or `experiments.train_faces`.
         dtype: precision of the network's convolutions and matrix products, see `jaxdiff.networks.precision.Dtype`.
         remat: whether the network trades time for memory in its gradient, see `jaxdiff.networks.unet.UNet`.
+        channels: how many channels its images must have, 3 for colour; any number by default.
 
     Raises:
-        PriorError: if there is no such prior, it is damaged, or of a network that needs labels.
+        PriorError: if there is no such prior, it is damaged, its images have another number of channels, or its
+            network needs labels.
         ValueError: if `dtype` is unknown.
     """
     directory = Path(name)
@@ -245,6 +253,10 @@ def load_prior(name: str | os.PathLike = "faces-32", *, dtype: Dtype = "float32"
         hint = f"; `jaxdiff convert download {directory.name} {name}` makes this one" if published else ""
         raise PriorError(f"no prior named {str(name)!r}: not a folder, and shipped are: {shipped}{hint}.")
     weights, config = read_prior(directory)
+    if channels not in (None, config.network.in_channels):
+        raise PriorError(
+            f"{directory} is a prior of images with {config.network.in_channels} channels, not {channels}."
+        )
     if getattr(config.network, "num_classes", None) is not None:
         raise PriorError(
             f"{directory} is class-conditional; `jaxdiff convert unet` with --label makes it the prior of one class."

@@ -214,7 +214,7 @@ def test_restore_says_that_a_prior_is_not_of_colour_pictures(work, capsys):
     with pytest.raises(SystemExit) as ended:
         restore(["restore", "photo.png", "--task", "denoise", "--prior", "prior"])
     assert ended.value.code == 2
-    assert capsys.readouterr().err == "error: prior is a prior of pictures with 1 in place of 3 channels.\n"
+    assert capsys.readouterr().err == "error: prior is a prior of images with 1 channels, not 3.\n"
     assert not (work / "results").exists()
 
 
