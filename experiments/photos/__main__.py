@@ -23,7 +23,7 @@ import numpy as np
 from rich.console import Console
 
 from experiments.photos.peers import PEERS, Given
-from experiments.photos.trials import PHOTOGRAPHS, TRIALS, Picture, Trial, find_photograph, measured
+from experiments.photos.trials import PHOTOGRAPHS, TRIALS, Damaging, Picture, find_photograph, measured
 from experiments.shared.command import run_script
 from experiments.shared.setup import flags_of, open_results
 from jaxdiff import load_prior, sample_segments
@@ -72,10 +72,10 @@ class Config:
 
 
 @dataclass(frozen=True)
-class Case:
+class Damaged:
     """A photograph that was damaged in one way."""
 
-    trial: Trial
+    trial: Damaging
     truth: Picture
     measurement: Measurement
     hidden: Any
@@ -92,7 +92,7 @@ class Case:
         )
 
 
-def make_case(name: str, trial: str, config: Config) -> Case:
+def make_case(name: str, trial: str, config: Config) -> Damaged:
     """Damages a photograph; every pair of photograph and trial has its own random numbers."""
     picture, _ = read_fitted(find_photograph(name), (config.size, config.size))
     truth = np.round((picture + 1) * 127.5) / 127.5 - 1
@@ -103,10 +103,10 @@ def make_case(name: str, trial: str, config: Config) -> Case:
     y = measured(operator(jnp.asarray(truth)), operator, key, row.sigma_y)
     if hidden is not None:
         y = operator(jnp.asarray(truth))
-    return Case(row, truth.astype(np.float32), Measurement(operator, y, row.sigma_y), hidden)
+    return Damaged(row, truth.astype(np.float32), Measurement(operator, y, row.sigma_y), hidden)
 
 
-def restored(case: Case, prior: Denoiser, config: Config) -> Iterator[tuple[str, Picture, float, str]]:
+def restored(case: Damaged, prior: Denoiser, config: Config) -> Iterator[tuple[str, Picture, float, str]]:
     """Draws samples; yields one, and their mean, each with seconds and network calls."""
     fitted = prior.at((*case.truth.shape[:2], 3))
     method, steps = best_method(case.trial.task, prior), config.steps or default_steps(prior)
@@ -128,7 +128,7 @@ def restored(case: Case, prior: Denoiser, config: Config) -> Iterator[tuple[str,
         yield MEAN, mean, time.monotonic() - started, "1"
 
 
-def peers(case: Case) -> Iterator[tuple[str, Picture, float, str]]:
+def peers(case: Damaged) -> Iterator[tuple[str, Picture, float, str]]:
     """Yields what people use, the best of each by PSNR."""
     for name, peer in PEERS[case.trial.task].items():
         started = time.monotonic()
@@ -137,7 +137,7 @@ def peers(case: Case) -> Iterator[tuple[str, Picture, float, str]]:
         yield name, max(made, key=lambda picture: score_psnr(case, picture)).astype(np.float32), seconds, ""
 
 
-def score_psnr(case: Case, picture: Picture) -> float:
+def score_psnr(case: Damaged, picture: Picture) -> float:
     """Returns the PSNR over the hidden pixels, or over all but the margin."""
     inner = slice(case.trial.margin, case.truth.shape[0] - case.trial.margin)
     where = np.s_[inner, inner] if case.hidden is None else case.hidden
@@ -145,7 +145,7 @@ def score_psnr(case: Case, picture: Picture) -> float:
     return float(psnr(x, reference))
 
 
-def scored(case: Case, nets: dict[str, LPIPS], made: tuple[str, Picture, float, str]) -> Row:
+def scored(case: Damaged, nets: dict[str, LPIPS], made: tuple[str, Picture, float, str]) -> Row:
     """Scores a restoration."""
     name, picture, seconds, calls = made
     inner = slice(case.trial.margin, case.truth.shape[0] - case.trial.margin)
@@ -158,7 +158,7 @@ def scored(case: Case, nets: dict[str, LPIPS], made: tuple[str, Picture, float, 
 _distance, _ssim = jax.jit(LPIPS.__call__), jax.jit(ssim)
 
 
-def table(cells: dict[str, list[Row]]) -> str:
+def means_table(cells: dict[str, list[Row]]) -> str:
     """Returns the means over photographs in Markdown, the best of every trial in bold."""
     lines: list[Row] = []
     for trial, row in TRIALS.items():
@@ -213,7 +213,7 @@ def main(config: Config) -> None:
             write_atomically(store, json.dumps(cells, indent=1) + "\n")
             line = ", ".join(f"{row['method']} {row['psnr']:.2f}" for row in cells[f"{name}/{trial}"])
             console.print(f"{name}, {trial}: {line}", soft_wrap=True, highlight=False)
-    text = table(cells)
+    text = means_table(cells)
     write_atomically(config.out / "table.md", text)
     finish_folder(config.out, {})
     console.print(text, soft_wrap=True, highlight=False, markup=False)

@@ -30,7 +30,7 @@ Picture = Float[np.ndarray, "h w 3"]
 
 
 @dataclass(frozen=True)
-class Trial:
+class Damaging:
     """A damage.
 
     Attributes:
@@ -82,25 +82,25 @@ def _blurred(kernel: Callable[[], Any]) -> Callable[..., Any]:
 
 
 TRIALS = {
-    "scratches": Trial("scratches, 5 pixels wide", "inpaint", _hide(scratches)),
-    "text": Trial("text", "inpaint", _hide(text)),
-    "missing-50": Trial("50 % of the pixels missing", "inpaint", _hide(lambda h, w, rng: rng.random((h, w)) < 0.5)),
-    "missing-80": Trial("80 % of the pixels missing", "inpaint", _hide(lambda h, w, rng: rng.random((h, w)) < 0.8)),
-    "gaussian-blur": Trial(
+    "scratches": Damaging("scratches, 5 pixels wide", "inpaint", _hide(scratches)),
+    "text": Damaging("text", "inpaint", _hide(text)),
+    "missing-50": Damaging("50 % of the pixels missing", "inpaint", _hide(lambda h, w, rng: rng.random((h, w)) < 0.5)),
+    "missing-80": Damaging("80 % of the pixels missing", "inpaint", _hide(lambda h, w, rng: rng.random((h, w)) < 0.8)),
+    "gaussian-blur": Damaging(
         "Gaussian blur of 1.6 pixels, noise 2/255",
         "deblur",
         _blurred(lambda: GaussianBlur(1.6).kernel),
         2 / 127.5,
         16,
     ),
-    "motion-blur": Trial(
+    "motion-blur": Damaging(
         "motion blur of 15 pixels, noise 2/255", "deblur", _blurred(lambda: motion_kernel(15, 30)), 2 / 127.5, 16
     ),
-    "x2": Trial("x2, bicubic", "upscale", lambda h, w, rng: (Bicubic(2), None), settings=(("factor", 2),)),
-    "x4": Trial("x4, bicubic", "upscale", lambda h, w, rng: (Bicubic(4), None), settings=(("factor", 4),)),
-    "noise-15": Trial("noise 15/255", "denoise", lambda h, w, rng: (Identity(), None), 15 / 127.5),
-    "noise-25": Trial("noise 25/255", "denoise", lambda h, w, rng: (Identity(), None), 25 / 127.5),
-    "noise-50": Trial("noise 50/255", "denoise", lambda h, w, rng: (Identity(), None), 50 / 127.5),
+    "x2": Damaging("x2, bicubic", "upscale", lambda h, w, rng: (Bicubic(2), None), settings=(("factor", 2),)),
+    "x4": Damaging("x4, bicubic", "upscale", lambda h, w, rng: (Bicubic(4), None), settings=(("factor", 4),)),
+    "noise-15": Damaging("noise 15/255", "denoise", lambda h, w, rng: (Identity(), None), 15 / 127.5),
+    "noise-25": Damaging("noise 25/255", "denoise", lambda h, w, rng: (Identity(), None), 25 / 127.5),
+    "noise-50": Damaging("noise 50/255", "denoise", lambda h, w, rng: (Identity(), None), 50 / 127.5),
 }
 """The damages by the names that `--trials` takes."""
 

@@ -30,7 +30,7 @@ def restore_folder(request: Restore) -> None:
     from jaxdiff.cli.restore import restore
 
     console = Console()
-    pictures = list(find_pictures(request))
+    pictures = list(pictures_of(request))
     if not pictures:
         deeper = "" if request.recursive else "; --recursive looks into its folders too"
         raise UserError(f"there is no picture in {request.damaged}{deeper}.")
@@ -64,7 +64,7 @@ def restore_folder(request: Restore) -> None:
         raise UserError(f"none of the {len(rows)} pictures in {request.damaged} could be restored.")
 
 
-def find_pictures(request: Restore) -> Iterator[Path]:
+def pictures_of(request: Restore) -> Iterator[Path]:
     """Yields the pictures in the folder, by their suffixes; results of this package are not among them."""
     known = Image.registered_extensions()
     for path in sorted(request.damaged.glob("**/*" if request.recursive else "*")):
@@ -86,7 +86,7 @@ def of_picture(request: Restore, picture: Path) -> Restore:
     # With its suffix, as photo.png and photo.jpg are two pictures.
     out = request.folder / name.parent / name.name.replace(".", "-")
     resume = request.resume and out.exists()
-    return replace(request, damaged=picture, mask=mask, out=out, resume=resume, overwrite=request.overwrite)
+    return replace(request, damaged=picture, mask=mask, out=out, resume=resume, recursive=False)
 
 
 def write_index(request: Restore, rows: list[Row]) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from jaxdiff.cli.damage import Damage, read_damage, say
 from jaxdiff.cli.request import Restore
-from jaxdiff.cli.results import NOT_EVIDENCE, PROGRAM, Restored, write_results
+from jaxdiff.cli.results import NOT_EVIDENCE, PROGRAM, Restored, write_restored
 from jaxdiff.errors import UserError
 from jaxdiff.measurement import Measurement
 from jaxdiff.metrics.diagnosis import Diagnose
@@ -89,7 +89,7 @@ def restore(request: Restore) -> str:
         mean=kept.mean(0) if run.mean is None else np.clip(np.asarray(run.mean()), -1, 1),
         verdicts=judge(drawn.samples, measurement, drawn.diagnosis, run.method),
     )
-    write_results(restored, console)
+    write_restored(restored, console)
     put_back = " Then these were put back." if request.task == "inpaint" and measurement.noiseless else ""
     say(console, f"{restored.verdict.word}: {restored.verdict.sentence}{put_back}")
     say(console, NOT_EVIDENCE)

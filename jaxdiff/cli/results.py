@@ -64,7 +64,7 @@ class Restored:
         return self.drawn.samples.std(0).mean(-1)
 
 
-def write_results(restored: Restored, console: Console) -> None:
+def write_restored(restored: Restored, console: Console) -> None:
     """Writes pictures, scores with the verdict on each sample, and the report; prints the scores."""
     out, damage = restored.request.folder, restored.damage
     nets, missing = load_lpips_nets() if damage.truth is not None else ({}, [])

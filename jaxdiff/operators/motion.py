@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxdiff.pytree import Number
@@ -28,11 +29,15 @@ def motion_kernel(length: float, angle: float) -> Float[Array, "k k"]:
     """
     if not (np.isfinite(length) and np.isfinite(angle) and length >= 0):
         raise ValueError(f"`length` must be finite and not negative and `angle` finite, got {length} and {angle}.")
-    count = 64 * int(length + 1)
-    along = length * ((np.arange(count) + 0.5) / count - 0.5)
-    ahead = np.array([-np.sin(np.deg2rad(angle)), np.cos(np.deg2rad(angle))])
-    radius = int(np.ceil(np.abs(ahead).max() * length / 2))
-    return _drawn(jnp.asarray(along[:, None] * ahead, jnp.float32), 2 * radius + 1)
+    step = length * np.array([-np.sin(np.deg2rad(angle)), np.cos(np.deg2rad(angle))])
+    radius = int(np.ceil(np.abs(step).max() / 2))
+    # Between the lines of pixel centres the tents are linear along the path: two Gauss nodes integrate their product.
+    whole = np.arange(-radius, radius + 1)
+    crossed = np.concatenate([whole / side for side in step if abs(side) > 1e-6] + [np.array([-0.5, 0.5])])
+    corners = np.sort(np.clip(crossed, -0.5, 0.5))
+    middle, half = (corners[1:] + corners[:-1]) / 2, np.diff(corners) / 2
+    along = np.concatenate([middle - half / 3**0.5, middle + half / 3**0.5])
+    return _drawn(jnp.asarray(along[:, None] * step), 2 * radius + 1, jnp.asarray(np.tile(half, 2)))
 
 
 def motion_kernel_from_key(key: PRNGKeyArray, size: int = 61, intensity: Number = 0.5) -> Float[Array, "k k"]:
@@ -57,7 +62,7 @@ def motion_kernel_from_key(key: PRNGKeyArray, size: int = 61, intensity: Number 
     Deviations:
         The DPS code draws its kernels with the package `motionblur`, whose path follows other laws.
     """
-    if size < 1 or size % 2 == 0 or not (isinstance(intensity, jax.core.Tracer) or 0 <= intensity <= 1):
+    if size < 1 or size % 2 == 0 or not (isinstance(intensity, Tracer) or 0 <= intensity <= 1):
         raise ValueError(f"`size` must be odd and `intensity` in [0, 1], got {size} and {intensity}.")
     of_start, of_turns, of_lengths, of_reach = jax.random.split(key, 4)
     turns = jnp.pi * intensity / 4 * jax.random.normal(of_turns, (_PIECES,))
@@ -72,9 +77,9 @@ def motion_kernel_from_key(key: PRNGKeyArray, size: int = 61, intensity: Number 
     return _drawn(path * reach / jnp.abs(path).max(), size)
 
 
-def _drawn(path: Float[Array, "n 2"], size: int) -> Float[Array, "size size"]:
-    """The mean of the tents of all points: what each pixel receives of the point if images are bilinear."""
+def _drawn(path: Float[Array, "n 2"], size: int, weights: Float[Array, " n"] | float = 1.0) -> Float[Array, "k k"]:
+    """The weighted mean of the tents of all points: what each pixel receives of them if images are bilinear."""
     pixels = jnp.arange(size) - size // 2
-    rows, columns = (jnp.maximum(1 - jnp.abs(path[:, i, None] - pixels), 0) for i in (0, 1))
-    kernel = jnp.matmul(rows.T, columns, precision=jax.lax.Precision.HIGHEST)
+    rows, columns = (jnp.maximum(1 - jnp.abs(path[:, i] - pixels[:, None]), 0) for i in (0, 1))
+    kernel = jnp.matmul(weights * rows, columns.T, precision=jax.lax.Precision.HIGHEST)
     return kernel / kernel.sum()

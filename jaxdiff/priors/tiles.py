@@ -112,7 +112,7 @@ def tile_corners(
     if wanted is None:
         return corners
     padded = np.pad(wanted, [(0, -length % MULTIPLE) for length in size])
-    used = [padded[_used(r, side, padded.shape[0]), _used(c, side, padded.shape[1])].any() for r, c in corners]
+    used = [padded[_used(r, side, padded.shape[0]), _used(c, side, padded.shape[1])].any() for r, c in corners.tolist()]
     return corners[np.array(used)]
 
 
