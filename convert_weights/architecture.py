@@ -2,12 +2,9 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
-from jaxdiff.networks.unet import FFHQ_256, IMAGENET_256, UNetConfig
-
-KNOWN = {"ffhq-256": FFHQ_256, "imagenet-256": IMAGENET_256}
+from jaxdiff.networks.unet import PUBLISHED, UNetConfig
 
 # What shapes show, besides the levels that have attention.
 FACTS = (
@@ -21,42 +18,68 @@ FACTS = (
     "num_classes",
 )
 
+# What they do not show.
+COUNTS = ("image_size", "num_heads", "num_head_channels", "norm_groups")
+UNSEEN = (*COUNTS, "new_attention_order")
+
+# The image sizes for which guided-diffusion makes levels of these widths, if it is not told others.
+SIZES = {(1, 1, 2, 2, 4, 4): 256, (1, 1, 2, 3, 4): 128, (1, 2, 3, 4): 64}
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def infer_config(shapes: Shapes, like: UNetConfig | None = None) -> UNetConfig:
+def infer_config(shapes: Shapes, like: UNetConfig | None = None, given: Mapping[str, Any] | None = None) -> UNetConfig:
     """Infer the architecture of a guided-diffusion UNet.
 
     Args:
         shapes: names and shapes of its state dict.
-        like: has the facts that shapes do not show: image size, heads, order of attention, norm groups. By default
-            they come from the one of `KNOWN` that agrees in everything else.
+        like: has the facts that shapes do not show, `UNSEEN`. By default they come from the one of `PUBLISHED` that
+            agrees in everything else. Its image size is taken only for a network of the same levels.
+        given: those of these facts that are known better; they win.
 
     Raises:
-        ValueError: a name is missing that tells something, or no known network agrees and `like` is not given.
+        ValueError: a name is missing that tells something, or one of `UNSEEN` is not known.
     """
-    facts = _facts(shapes)
-    if like is not None:
-        return _with_facts(like, facts)
-    for known in KNOWN.values():
-        if facts == _facts_of(known):
-            return known
-    listed = ", ".join(f"{name} {value}" for name, value in facts.items())
-    raise ValueError(
-        f"the network is none of {', '.join(KNOWN)} (it has {listed}); its shapes do not show its image size, "
-        "attention heads and norm groups: name a prior that shares them with --config"
-    )
+    facts, given = _facts(shapes), dict(given or {})
+    levels = facts.pop("attention_levels")
+    like = like or next((known for known in PUBLISHED.values() if _facts_of(known) == facts | {"levels": levels}), None)
+    unseen: dict[str, Any] = {name: getattr(like, name) for name in UNSEEN} if like else {"norm_groups": 32}
+    if like is None or like.channel_mult != facts["channel_mult"]:
+        unseen["image_size"] = SIZES.get(facts["channel_mult"])
+    if {"num_heads", "num_head_channels"} & given.keys():
+        unseen |= {"num_heads": 1, "num_head_channels": None}
+    unseen |= given
+    _check_unseen(unseen, facts)
+    size = unseen["image_size"]
+    config = UNetConfig(attention_resolutions=tuple(size >> level for level in levels), **facts, **unseen)
+    _check_heads(config, levels)
+    return config
+
+
+def _check_unseen(unseen: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    missing = [] if unseen.get("image_size") is not None else ["--image-size"]
+    missing += [] if {"num_heads", "num_head_channels"} & unseen.keys() else ["--num-heads or --num-head-channels"]
+    if missing:
+        listed = ", ".join(f"{name} {value}" for name, value in facts.items())
+        raise ValueError(
+            f"its shapes do not show everything, and it is none of {', '.join(PUBLISHED)} (it has {listed}): "
+            f"give {' and '.join(missing)}, or name with --config a prior that shares them"
+        )
+    if wrong := [f"{name} {value}" for name, value in unseen.items() if value is not None and value < (name in COUNTS)]:
+        raise ValueError(f"{' and '.join(wrong)}: at least 1 is needed")
+
+
+def _check_heads(config: UNetConfig, levels: tuple[int, ...]) -> None:
+    for width in {config.channels * config.channel_mult[level] for level in (*levels, -1)}:
+        per_head, count = config.num_head_channels, config.num_heads
+        if width % (per_head or count):
+            heads = f"heads of {per_head} channels" if per_head else f"{count} heads"
+            raise ValueError(f"{heads} do not divide an attention block of {width} channels")
 
 
 def _facts_of(config: UNetConfig) -> dict[str, Any]:
-    levels = range(len(config.channel_mult))
-    attends = tuple(level for level in levels if config.image_size >> level in config.attention_resolutions)
-    return {"attention_levels": attends} | {name: getattr(config, name) for name in FACTS}
-
-
-def _with_facts(like: UNetConfig, facts: Mapping[str, Any]) -> UNetConfig:
-    resolutions = tuple(like.image_size >> level for level in facts["attention_levels"])
-    return replace(like, attention_resolutions=resolutions, **{name: facts[name] for name in FACTS})
+    levels = tuple(level for level in range(len(config.channel_mult)) if config.attends(level))
+    return {"levels": levels} | {name: getattr(config, name) for name in FACTS}
 
 
 def _facts(shapes: Shapes) -> dict[str, Any]:

@@ -1,8 +1,11 @@
 """What the subcommands of `python -m convert_weights` do."""
 
 import hashlib
+import re
 import zipfile
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -10,17 +13,21 @@ import numpy as np
 import tyro
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-from convert_weights.architecture import KNOWN, infer_config
 from convert_weights.download import SOURCES, check_space, download
 from convert_weights.ffdnet import ffdnet_from_torch
-from convert_weights.torch_file import read_checkpoint, read_state_dict
-from convert_weights.unet import from_torch, to_torch
-from jaxdiff.disk import check_replaceable, write_atomically
+from convert_weights.guided_diffusion import Choices, guided_diffusion_prior, what_was_taken
+from convert_weights.torch_file import Checkpoint, read_checkpoint, write_checkpoint
+from convert_weights.unet import to_torch
+from jaxdiff.disk import check_replaceable
 from jaxdiff.metrics.lpips import lpips_from_torch, save_lpips
-from jaxdiff.networks.unet import UNetConfig
+from jaxdiff.networks.unet import PUBLISHED, UNetConfig
 from jaxdiff.priors.storage import PRIOR_FOLDER, SHIPPED, PriorConfig, read_config, read_prior, save_prior
 
 Positional = tyro.conf.Positional
+
+# Tensors by which the networks are known.
+UNET_MARKS = ("time_embed.0.weight",)
+FFDNET_MARKS = ("0.weight", "2.weight", "4.weight")
 
 
 @dataclass(frozen=True)
@@ -32,8 +39,9 @@ class ConvertUNet:
     out_dir: Annotated[Positional[Path], tyro.conf.arg(metavar="OUT_DIR")]
     """Folder for the prior; `jaxdiff.load_prior` reads it."""
     config: Annotated[str | None, tyro.conf.arg(metavar="PRIOR")] = None
-    """Where the image size, heads, norm groups and schedule come from, for other networks than the two that are known:
-    ffhq-256, imagenet-256, a shipped prior, or the folder of a prior."""
+    """Where the image size, heads, norm groups and order of attention come from, for other networks than the two that
+    are known: ffhq-256, imagenet-256, a shipped prior, or the folder of a prior."""
+    choices: tyro.conf.OmitArgPrefixes[Choices] = field(default_factory=Choices)
     overwrite: bool = False
     """Replace OUT_DIR if it is not empty."""
 
@@ -43,7 +51,7 @@ class ConvertUNet:
         """Convert, and print what the prior is."""
         _check_free(self.out_dir, self.overwrite, self.source)
         like = None if self.config is None else _known_config(self.config)
-        _convert(self.source, self.out_dir, like, self.overwrite)
+        _convert(self.source, self.out_dir, like, self.choices, self.overwrite)
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,7 @@ class DownloadPrior:
             _check_part(source.with_name(f"{source.name}.part"))
             url, parameter_bytes = SOURCES[self.name]
             _download_with_bar(self.url or url, source, parameter_bytes)
-        _convert(source, self.out_dir, None, self.overwrite)
+        _convert(source, self.out_dir, None, Choices(), self.overwrite)
         print(f"{source} is not needed any more")
 
 
@@ -96,8 +104,12 @@ class ExportPrior:
         _check_new(self.out, self.overwrite, "data.pkl")
         weights, config = read_prior(_prior_folder(self.prior))
         _check_unet(config, self.prior)
-        _save_torch(to_torch(weights), self.out)
+        check_space(self.out, sum(weight.nbytes for weight in weights.values()))
+        write_checkpoint(to_torch(weights), self.out)
         print(f"{self.out}: {len(weights)} tensors, for torch.load and load_state_dict(strict=True)")
+        print(
+            f"  it cannot say: target {config.target}, variance {config.variance}, schedule {config.schedule['kind']}"
+        )
 
 
 @dataclass(frozen=True)
@@ -122,8 +134,9 @@ class ConvertLPIPS:
     def run(self) -> None:
         """Convert, and print where the weights are."""
         _check_new(self.out, self.overwrite, ".npy", self.backbone, self.heads)
-        backbone, heads = read_state_dict(self.backbone), read_state_dict(self.heads)
-        save_lpips(self.out, self.net, lpips_from_torch(self.net, backbone, heads))
+        backbone, _ = _read(self.backbone, ("features.0.weight",))
+        heads, _ = _read(self.heads, ("lin0.model.1.weight",))
+        save_lpips(self.out, self.net, lpips_from_torch(self.net, backbone.tensors, heads.tensors))
         print(f"{self.out}: LPIPS {self.net}, for jaxdiff.lpips.load_lpips({self.net!r}, {str(self.out)!r})")
 
 
@@ -145,13 +158,17 @@ class ConvertFFDNet:
     def run(self) -> None:
         """Convert, and print what the prior is."""
         _check_free(self.out_dir, self.overwrite, self.source)
-        tensors, wrapper = read_checkpoint(self.source)
-        try:
-            weights, network = ffdnet_from_torch(tensors)
-        except ValueError as error:
-            raise ValueError(f"{self.source}: {error}") from error
-        config = PriorConfig(network, target="x0", variance="fixed_small", source=_source(self.source, wrapper))
-        _save(self.out_dir, weights, config, self.overwrite)
+        checkpoint, said = _read(self.source, FFDNET_MARKS)
+        with _in_file(self.source, checkpoint):
+            weights, network = ffdnet_from_torch(checkpoint.tensors)
+        config = PriorConfig(network, target="x0", variance="fixed_small", source=_source(self.source, checkpoint))
+        taken = [
+            *said,
+            "target: x0, for FFDNet removes the noise",
+            f"noise: sigma from 0 to {255 * network.max_sigma / 2:.0f} of 255",
+            f"schedule: linear, {config.make_schedule().num_times} times",
+        ]
+        _save(self.out_dir, weights, config, taken, self.overwrite)
 
 
 Command = (
@@ -163,37 +180,56 @@ Command = (
 )
 
 
-def _convert(source: Path, out_dir: Path, like: PriorConfig | None, overwrite: bool) -> None:
-    tensors, wrapper = read_checkpoint(source)
-    known = None if like is None else like.network
-    assert known is None or isinstance(known, UNetConfig)
+def _convert(source: Path, out_dir: Path, like: PriorConfig | None, choices: Choices, overwrite: bool) -> None:
+    checkpoint, said = _read(source, UNET_MARKS, choices.weights)
+    said += _averages_beside(source)
+    with _in_file(source, checkpoint):
+        weights, config = guided_diffusion_prior(checkpoint.tensors, None if like is None else like.network, choices)
+    config = replace(config, source=_source(source, checkpoint))
+    _save(out_dir, weights, config, [*said, *what_was_taken(config, like, choices)], overwrite)
+
+
+def _read(path: Path, marks: tuple[str, ...], wrapper: str | None = None) -> tuple[Checkpoint, list[str]]:
+    """Reads weights in single precision at most, and says which they are."""
+    found = read_checkpoint(path, marks, wrapper)
+    rounded = {name: t.astype(np.float32) for name, t in found.tensors.items() if t.dtype == np.float64}
+    precision = ["precision: float64 in the file, rounded to float32"] if rounded else []
+    return found._replace(tensors=found.tensors | rounded), [found.says(), *precision]
+
+
+def _averages_beside(path: Path) -> list[str]:
+    """Says that guided-diffusion's trainer saved averages of these weights in files of their own."""
+    step = re.fullmatch(r"model(\d+)\.pt", path.name)
+    beside = sorted(other.name for other in path.parent.glob(f"ema_*_{step[1]}.pt")) if step else []
+    return [f"not taken: {', '.join(beside)} beside it, averages over the training"] if beside else []
+
+
+@contextmanager
+def _in_file(path: Path, checkpoint: Checkpoint) -> Iterator[None]:
+    """Says of which weights in which file an error is."""
     try:
-        network = infer_config({name: tensor.shape for name, tensor in tensors.items()}, known)
-        weights = from_torch(tensors, network)
+        yield
     except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
-    config = replace(like or PriorConfig(network), network=network, source=_source(source, wrapper))
-    learned = network.out_channels == 2 * network.in_channels
-    if learned != (config.variance == "learned_range"):
-        # Where the variance is not learned, guided-diffusion takes the larger of the two fixed ones.
-        config = replace(config, variance="learned_range" if learned else "fixed_large")
-    _save(out_dir, weights, config, overwrite)
+        place = f", `{checkpoint.wrapper}`" if checkpoint.wrapper else ""
+        raise ValueError(f"{path}{place}: {error}") from error
 
 
-def _source(path: Path, wrapper: str) -> dict[str, str]:
+def _source(path: Path, checkpoint: Checkpoint) -> dict[str, str]:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"file": path.name, "sha256": digest, "state_dict": wrapper}
+    return {"file": path.name, "sha256": digest, "state_dict": checkpoint.wrapper}
 
 
-def _save(out_dir: Path, weights: dict[str, np.ndarray], config: PriorConfig, overwrite: bool) -> None:
+def _save(
+    out_dir: Path, weights: dict[str, np.ndarray], config: PriorConfig, taken: list[str], overwrite: bool
+) -> None:
     check_space(out_dir, sum(weight.nbytes for weight in weights.values()))
     save_prior(out_dir, weights, config, overwrite=overwrite)
     count = sum(weight.size for weight in weights.values())
     dtypes = ", ".join(sorted({str(weight.dtype) for weight in weights.values()}))
-    wrapper = config.source["state_dict"]
-    taken = f", taken from `{wrapper}`" if wrapper else ""
-    print(f"{out_dir}: {count:,} parameters, {dtypes}{taken}; for jaxdiff.load_prior({str(out_dir)!r})")
+    print(f"{out_dir}: {count:,} parameters, {dtypes}; for jaxdiff.load_prior({str(out_dir)!r})")
+    for line in taken:
+        print(f"  {line}")
 
 
 def _check_new(out: Path, overwrite: bool, ending: str, *sources: Path) -> None:
@@ -232,19 +268,22 @@ def _prior_folder(name: str) -> Path:
 
 
 def _known_config(name: str) -> PriorConfig:
-    if name in KNOWN:
-        return PriorConfig(KNOWN[name])
+    if name in PUBLISHED:
+        return PriorConfig(PUBLISHED[name])
     folder = _prior_folder(name)
     if not folder.is_dir():
-        raise ValueError(f"--config {name} is neither the folder of a prior nor one of {', '.join(KNOWN)}")
+        raise ValueError(f"--config {name} is neither the folder of a prior nor one of {', '.join(PUBLISHED)}")
     config = read_config(folder)
     _check_unet(config, name)
     return config
 
 
 def _check_unet(config: PriorConfig, name: str) -> None:
-    if not isinstance(config.network, UNetConfig):
+    network = config.network
+    if not isinstance(network, UNetConfig):
         raise ValueError(f"{name} holds a network of kind {config.kind}, not a UNet of guided-diffusion")
+    if network.patch > 1 or not network.middle_attention:
+        raise ValueError(f"{name} holds a UNet with blocks of pixels or without attention; guided-diffusion has none")
 
 
 def _download_with_bar(url: str, path: Path, parameter_bytes: int) -> None:
@@ -257,21 +296,3 @@ def _download_with_bar(url: str, path: Path, parameter_bytes: int) -> None:
             min_size=parameter_bytes,
             progress=lambda received, total: bar.update(task, completed=received, total=total),
         )
-
-
-def _save_torch(tensors: dict[str, np.ndarray], path: Path) -> None:
-    check_space(path, sum(array.nbytes for array in tensors.values()))
-    try:
-        import torch  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise ImportError("writing PyTorch files needs PyTorch: `pip install torch`") from error
-
-    def tensor(array: np.ndarray) -> "torch.Tensor":
-        if str(array.dtype) == "bfloat16":
-            return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-        return torch.from_numpy(array)
-
-    try:
-        write_atomically(path, lambda file: torch.save({name: tensor(array) for name, array in tensors.items()}, file))
-    except RuntimeError as error:
-        raise OSError(f"{path} cannot be written: {error}") from error

@@ -81,7 +81,7 @@ def faces_table(results: list[dict[tuple[str, str], float]]) -> str:
 def main(config: Config) -> None:
     """Draws the samples, restores the faces, and writes both."""
     console = Console()
-    prior = load_prior(config.prior)
+    prior = load_prior(config.prior, channels=3)
     open_results(config, PROGRAM, flags_of(config) | {"denoiser": describe_prior(prior)})
     keys = jax.random.split(jax.random.key(1), config.samples)
     times = time_grid(prior.schedule.num_times, config.steps)

@@ -264,7 +264,7 @@ def main(config: Config) -> None:
     """Serves the page until Ctrl-C."""
     check_address(config.host, config.port)
     check_gradio()
-    restorer = Restorer(load_prior(config.prior, dtype=config.dtype), config.steps)
+    restorer = Restorer(load_prior(config.prior, dtype=config.dtype, channels=3), config.steps)
     # Pictures on the page, uploaded ones among them, are files; they go when the demo ends.
     with TemporaryDirectory(prefix="jaxdiff-demo-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder

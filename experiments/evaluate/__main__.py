@@ -160,7 +160,7 @@ def evaluate_all(evaluation: Evaluation, pictures: Sequence[Picture], journal: J
 def work(config: Evaluate, console: Console) -> None:
     """Evaluates the images of this process's shard that nobody has evaluated yet."""
     say = lambda text: console.print(text, highlight=False, soft_wrap=True, markup=False)
-    prior, shard = load_prior(config.prior, dtype=config.dtype), parse_shard(config.shard)
+    prior, shard = load_prior(config.prior, dtype=config.dtype, channels=3), parse_shard(config.shard)
     if config.steps > prior.schedule.num_times:
         raise UserError(f"--steps must be between 1 and {prior.schedule.num_times}, got {config.steps}.")
     pictures, remarks = find_pictures(config.folder, config.faces, prior.image_shape[:2], config.limit)

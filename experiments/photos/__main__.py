@@ -194,7 +194,7 @@ def main(config: Config) -> None:
     names = check_names(config.photographs, list(PHOTOGRAPHS), "photograph")
     check_positive(size=config.size, samples=config.samples, steps=config.steps)
     check_seed(config.seed)
-    prior = load_prior(config.prior)
+    prior = load_prior(config.prior, channels=3)
     for name in names:
         find_photograph(name)
     open_results(config, PROGRAM, {**flags_of(config, ("trials", "photographs")), "denoiser": describe_prior(prior)})

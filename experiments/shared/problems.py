@@ -134,7 +134,7 @@ def load_truth(
     Raises:
         UserError: if the prior does not take this size, or the image is not usable.
     """
-    loaded = load_prior(prior, dtype=dtype)
+    loaded = load_prior(prior, dtype=dtype, channels=3)
     shape = loaded.image_shape if size is None else (size, size, loaded.image_shape[2])
     if min(shape[:2]) < 16:
         raise UserError(f"--size must be at least 16, got {size}.")

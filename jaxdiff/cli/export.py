@@ -33,7 +33,7 @@ def export_sampler(request: Export) -> None:
     request.check()
     console = Console()
     check_folder(request)  # at once: what follows takes long
-    prior = load_prior(request.prior, dtype=request.dtype)
+    prior = load_prior(request.prior, dtype=request.dtype, channels=3)
     request = complete(request, prior)
     damage = read_damage(request, prior, console)
     run = set_up(request, fitted(prior, damage), damage.measurement)

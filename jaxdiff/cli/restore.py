@@ -49,7 +49,7 @@ def restore(request: Restore) -> str:
     """
     request.check()
     console = Console()
-    prior = load_prior(request.prior, dtype=request.dtype)
+    prior = load_prior(request.prior, dtype=request.dtype, channels=3)
     asked, request = request, complete(request, prior)
     damage = read_damage(request, prior, console)
     measurement = damage.measurement

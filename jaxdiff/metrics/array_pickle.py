@@ -31,28 +31,37 @@ def read_array_pickle(content: bytes, name: str) -> Any:
     Raises:
         ValueError: if it is damaged or asks for anything but float32 arrays, dictionaries and plain values.
     """
+    return load_or_refuse(_ArrayUnpickler(io.BytesIO(content)), name)
+
+
+class ForeignPickle(Exception):
+    """A pickle describes what its unpickler does not build; the message continues a sentence on the file."""
+
+
+def load_or_refuse(unpickler: pickle._Unpickler, name: str) -> Any:
+    """Returns what an unpickler builds, which raises `ForeignPickle` where it will not.
+
+    Raises:
+        ValueError: if the pickle is damaged or refused, in one sentence that begins with `name`.
+    """
     try:
-        return _ArrayUnpickler(io.BytesIO(content)).load()
-    except _ForeignError as error:
+        return unpickler.load()
+    except ForeignPickle as error:
         raise ValueError(f"{name} is refused: {error}.") from None
     except Exception as error:
         # A malformed pickle can raise almost anything; nothing of it has been used yet.
-        raise ValueError(f"{name} is damaged or foreign: it cannot be read ({error!r}).") from error
-
-
-class _ForeignError(Exception):
-    pass
+        raise ValueError(f"{name} is damaged or foreign: its pickle cannot be read ({error!r}).") from error
 
 
 def _reconstruct(*args: Any) -> np.ndarray:
     if args != (_NDARRAY, (0,), b"b"):
-        raise _ForeignError("it describes an array that NumPy would not write")
+        raise ForeignPickle("it describes an array that NumPy would not write")
     return np.empty(0, _FLOAT32)
 
 
 def _dtype(*args: Any) -> np.dtype:
     if args != ("f4", False, True):
-        raise _ForeignError("it holds other numbers than float32")
+        raise ForeignPickle("it holds other numbers than float32")
     return _FLOAT32
 
 
@@ -70,7 +79,7 @@ class _ArrayUnpickler(pickle._Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _KNOWN:
-            raise _ForeignError(f"it asks for `{module}.{name}`, which no array needs")
+            raise ForeignPickle(f"it asks for `{module}.{name}`, which no array needs")
         return _KNOWN[module, name]
 
     def load_build(self) -> None:
@@ -83,6 +92,6 @@ class _ArrayUnpickler(pickle._Unpickler):
                 if all(type(n) is int and 0 <= n < 2**31 for n in shape):
                     built.__setstate__((1, shape, _FLOAT32, False, numbers))  # pyright: ignore[reportArgumentType]
                     return
-        raise _ForeignError("it describes an array that NumPy would not write")
+        raise ForeignPickle("it describes an array that NumPy would not write")
 
     dispatch[pickle.BUILD[0]] = load_build

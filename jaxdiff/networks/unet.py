@@ -117,6 +117,9 @@ IMAGENET_256 = UNetConfig(
 )
 """The unconditional ImageNet network of `256x256_diffusion_uncond.pt` (553 M parameters)."""
 
+PUBLISHED = {"ffhq-256": FFHQ_256, "imagenet-256": IMAGENET_256}
+"""The networks whose weights `convert_weights` downloads."""
+
 FACES_32 = UNetConfig(
     image_size=32,
     channels=32,

@@ -20,7 +20,7 @@ from jaxdiff.disk import FolderKind, new_folder
 from jaxdiff.errors import UserError
 from jaxdiff.networks.ffdnet import FFDNet, FFDNetConfig
 from jaxdiff.networks.precision import Dtype
-from jaxdiff.networks.unet import UNet, UNetConfig
+from jaxdiff.networks.unet import PUBLISHED, UNet, UNetConfig
 from jaxdiff.priors.denoiser import Denoiser, Target, Variance
 from jaxdiff.priors.noise_level import ByNoiseLevel
 from jaxdiff.schedule import Schedule, cosine, linear
@@ -224,16 +224,24 @@ def read_config(directory: str | os.PathLike) -> PriorConfig:
         raise PriorError(f"{path} is damaged: {error!r}.") from error
 
 
-def load_prior(name: str | os.PathLike = "faces-32", *, dtype: Dtype = "float32", remat: bool = False) -> Denoiser:
+def load_prior(
+    name: str | os.PathLike = "faces-32",
+    *,
+    dtype: Dtype = "float32",
+    remat: bool = False,
+    channels: int | None = None,
+) -> Denoiser:
     """Loads a shipped prior by name, or a converted one by folder.
 
     Args:
         name: a shipped prior, or a folder written by `convert_weights` or `experiments.train_faces`.
         dtype: precision of the network's convolutions and matrix products, see `jaxdiff.networks.precision.Dtype`.
         remat: whether the network trades time for memory in its gradient, see `jaxdiff.networks.unet.UNet`.
+        channels: how many channels its images must have, 3 for colour; any number by default.
 
     Raises:
-        PriorError: if there is no such prior, or it is damaged.
+        PriorError: if there is no such prior, it is damaged, its images have another number of channels, or its
+            network needs labels.
         ValueError: if `dtype` is unknown.
     """
     directory = Path(name)
@@ -241,8 +249,18 @@ def load_prior(name: str | os.PathLike = "faces-32", *, dtype: Dtype = "float32"
         directory = SHIPPED / directory
     if not directory.exists():
         shipped = ", ".join(sorted(p.name for p in SHIPPED.glob("*/")))
-        raise PriorError(f"no prior named {str(name)!r}: not a folder, and shipped are: {shipped}.")
+        published = directory.name in PUBLISHED
+        hint = f"; `jaxdiff convert download {directory.name} {name}` makes this one" if published else ""
+        raise PriorError(f"no prior named {str(name)!r}: not a folder, and shipped are: {shipped}{hint}.")
     weights, config = read_prior(directory)
+    if channels not in (None, config.network.in_channels):
+        raise PriorError(
+            f"{directory} is a prior of images with {config.network.in_channels} channels, not {channels}."
+        )
+    if getattr(config.network, "num_classes", None) is not None:
+        raise PriorError(
+            f"{directory} is class-conditional; `jaxdiff convert unet` with --label makes it the prior of one class."
+        )
     return config.make_denoiser(with_parameters(_abstract(config, dtype, remat), weights))
 
 

@@ -61,3 +61,13 @@ def write(path, content, storages=None, extra=None, compression=zipfile.ZIP_STOR
         for entry, data in (extra or {}).items():
             archive.writestr(f"x/{entry}", data)
     return path
+
+
+def save_checkpoint(path, weights, extra=None, kind="Float"):
+    """Writes a state dict as `torch.save` would, without PyTorch."""
+    storages = {str(i): array.tobytes() for i, array in enumerate(weights.values())}
+    content = {}
+    for i, (name, array) in enumerate(weights.items()):
+        strides = tuple(step // array.itemsize for step in array.strides)
+        content[name] = tensor(storage(str(i), array.size, f"{kind}Storage"), 0, array.shape, strides)
+    write(path, content | (extra or {}), storages)

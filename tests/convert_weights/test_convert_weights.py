@@ -1,12 +1,6 @@
 """Weights of the original PyTorch UNet give the same numbers here, convert strictly, and return bit for bit."""
 
-import os
-import shutil
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-import convert_weights.commands
-from convert_weights.__main__ import main
-from convert_weights.architecture import KNOWN, infer_config
+from convert_weights.architecture import infer_config
 from convert_weights.unet import from_torch, to_flax_layout, to_torch, torch_name, torch_shapes
 from jaxdiff.networks.layers import AttentionBlock, Downsample, ResBlock, Upsample
 from jaxdiff.networks.precision import arithmetic
@@ -24,22 +16,18 @@ from jaxdiff.networks.unet import (
     FACES_32,
     FFHQ_256,
     IMAGENET_256,
+    PUBLISHED,
     UNet,
 )
-from jaxdiff.priors.storage import PriorConfig, load_prior, read_config, read_prior, save_prior, with_parameters
-from tests.convert_weights import by_hand
+from jaxdiff.priors.storage import (
+    with_parameters,
+)
 from tests.golden.make_unet_parity import PATH, SMALL, draw_inputs, draw_weights, run_torch_unet
 
 # Float32 sums of a few thousand terms, taken in two orders, differ by about 1e-6.
 BOUND = 1e-4
 BLOCKS, CONVS = SMALL["blocks"], SMALL["convs"]
 KEYWORDS = {**arithmetic("float32"), "rngs": nnx.Rngs(0)}
-
-
-@pytest.fixture(autouse=True)
-def full_precision():
-    with jax.default_matmul_precision("float32"):
-        yield
 
 
 def assert_close(actual, expected):
@@ -72,15 +60,6 @@ def check_against_torch(config, size, run, seed=0):
     actual_output, actual_gradient = run(make_network(weights, config), *inputs)
     assert_close(actual_output, output)
     assert_close(actual_gradient, gradient)
-
-
-@pytest.fixture
-def adm():
-    pytest.importorskip("torch")
-    pytest.importorskip("azula")
-    import azula.plugins.adm._src.unet as module  # pyright: ignore[reportMissingImports]
-
-    return module
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -189,7 +168,7 @@ def test_ffhq_network_matches_torch(adm, size):
 
 
 def test_known_networks_have_their_published_size():
-    sizes = {name: sum(int(np.prod(s)) for s in torch_shapes(config).values()) for name, config in KNOWN.items()}
+    sizes = {name: sum(int(np.prod(s)) for s in torch_shapes(config).values()) for name, config in PUBLISHED.items()}
     assert sizes == {"ffhq-256": 93_563_910, "imagenet-256": 552_814_086}
     assert len(torch_shapes(FFHQ_256)) == 362
 
@@ -229,7 +208,7 @@ def test_known_network_is_recognised(known):
     ],
 )
 def test_all_that_shapes_show_is_inferred(config):
-    """From a network that agrees only in what shapes do not show."""
+    """From a network that agrees only in what shapes do not show; the image size is that of the levels, or given."""
     like = replace(
         config,
         channels=64,
@@ -242,12 +221,49 @@ def test_all_that_shapes_show_is_inferred(config):
         scale_shift_norm=False,
         num_classes=None,
     )
-    assert infer_config(torch_shapes(config), like) == config
+    assert infer_config(torch_shapes(config), like, {"image_size": config.image_size}) == config
 
 
-def test_unknown_network_is_refused_with_what_it_is():
-    with pytest.raises(ValueError, match=r"none of ffhq-256, imagenet-256 .*channels 32, channel_mult \(1, 2\)"):
+def test_unknown_network_is_refused_with_what_it_is_and_the_flags_that_it_needs():
+    with pytest.raises(
+        ValueError, match=r"none of ffhq-256, imagenet-256 .*channels 32, channel_mult \(1, 2\)"
+    ) as told:
         infer_config(torch_shapes(BLOCKS))
+    assert "give --image-size and --num-heads or --num-head-channels, or name with --config" in str(told.value)
+
+
+GIVEN = {"image_size": 16, "num_head_channels": 16}
+
+
+def test_what_shapes_do_not_show_is_given():
+    assert infer_config(torch_shapes(BLOCKS), given=GIVEN) == BLOCKS
+    other = replace(
+        BLOCKS, image_size=32, attention_resolutions=(16,), num_heads=4, num_head_channels=None, norm_groups=8
+    )
+    given = {"image_size": 32, "num_heads": 4, "norm_groups": 8}
+    assert infer_config(torch_shapes(BLOCKS), BLOCKS, given) == other
+
+
+def test_an_image_size_is_that_of_the_levels():
+    """guided-diffusion's own rule, before that of a network with other levels."""
+    config = replace(BLOCKS, image_size=64, channel_mult=(1, 2, 3, 4), attention_resolutions=(16, 8))
+    assert infer_config(torch_shapes(config), BLOCKS) == config
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"image_size": 0}, "image_size 0: at least 1"),
+        ({"num_heads": -1}, "num_heads -1: at least 1"),
+        ({"num_heads": 5, "num_head_channels": None}, "5 heads do not divide an attention block of 64 channels"),
+        ({"num_head_channels": 48}, "heads of 48 channels do not divide"),
+        ({"norm_groups": 5}, "`norm_groups` must divide every level's width"),
+        ({"image_size": 17}, "`image_size` must be a multiple of 2"),
+    ],
+)
+def test_what_is_given_must_fit(given, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        infer_config(torch_shapes(BLOCKS), None, GIVEN | given)
 
 
 @pytest.mark.parametrize("name", ["time_embed.0.weight", "out.2.weight", "output_blocks.0.0.out_layers.3.weight"])
@@ -275,217 +291,3 @@ def test_misfits_are_refused_by_name():
             from_torch(weights | {norm: weights[norm].astype(dtype)}, BLOCKS)
     with pytest.raises(ValueError, match=r"missing `input_blocks\.0\.0\.bias`, .* and \d+ more; unexpected `x`$"):
         from_torch({"x": weights[norm]}, BLOCKS)
-
-
-# The commands, as a user runs them. A prior folder that holds only a configuration says what shapes do not show.
-
-
-def save_checkpoint(path, weights, extra=None):
-    """Writes what `torch.save` would, without PyTorch."""
-    storages = {str(i): array.tobytes() for i, array in enumerate(weights.values())}
-    content = {}
-    for i, (name, array) in enumerate(weights.items()):
-        strides = tuple(step // array.itemsize for step in array.strides)
-        content[name] = by_hand.tensor(by_hand.storage(str(i), array.size), 0, array.shape, strides)
-    by_hand.write(path, content | (extra or {}), storages)
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """A small prior and its checkpoint, and checkpoints that do not fit it."""
-    folder, weights = tmp_path_factory.mktemp("files"), draw_weights(BLOCKS)
-    save_prior(folder / "like", from_torch(weights, BLOCKS), PriorConfig(BLOCKS))
-    save_checkpoint(folder / "x.pt", weights)
-    save_checkpoint(folder / "extra.pt", weights | {"extra.bias": weights["out.0.bias"]})
-    save_checkpoint(folder / "text.pt", {"words.weight": weights["out.0.bias"]})
-    bomb = by_hand.call(by_hand.name("posix", "system"), "touch hacked")
-    save_checkpoint(folder / "hostile.pt", weights, {"bomb": bomb})
-    return folder
-
-
-@pytest.fixture
-def work(files, tmp_path, monkeypatch):
-    shutil.copytree(files, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def added_files(work, files):
-    return sorted({p.name for p in work.iterdir()} - {p.name for p in files.iterdir()})
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_round_trip_through_files_is_bit_exact(work, files, adm, dtype, capsys):
-    import torch  # pyright: ignore[reportMissingImports]
-
-    from experiments.benchmark.torch_networks import make_torch_unet
-
-    weights = draw_weights(BLOCKS)
-    tensors = {name: torch.from_numpy(array).to(getattr(torch, dtype)) for name, array in weights.items()}
-    torch.save(tensors, "x.pt")
-    assert main(["unet", "x.pt", "prior", "--config", "like"]) == 0
-    assert f"{sum(t.numel() for t in tensors.values()):,} parameters, {dtype}" in capsys.readouterr().out
-    assert main(["export", "prior", "back.pt"]) == 0
-    back = torch.load("back.pt", weights_only=True)
-    make_torch_unet(BLOCKS).load_state_dict(back, strict=True)
-    assert back.keys() == tensors.keys()
-    for name, tensor in tensors.items():
-        assert back[name].dtype == tensor.dtype
-        assert torch.equal(back[name].view(torch.uint8), tensor.view(torch.uint8)), name
-    assert added_files(work, files) == ["back.pt", "prior"]
-
-
-def test_converted_prior_loads_and_computes_as_torch(work, adm):
-    weights, inputs = draw_weights(CONVS), draw_inputs(CONVS, 16)
-    save_checkpoint("x.pt", weights)
-    save_prior("like", from_torch(weights, CONVS), PriorConfig(CONVS, variance="fixed_small"), overwrite=True)
-    assert main(["unet", "x.pt", "prior", "--config", "like"]) == 0
-    config = read_config("prior")
-    assert (config.network, config.variance) == (CONVS, "fixed_small")
-    assert config.source["file"] == "x.pt"
-    assert len(config.source["sha256"]) == 64
-    network = load_prior("prior").network
-    output, gradient = run_once(network, *inputs)
-    expected_output, expected_gradient = run_torch_unet(CONVS, weights, *inputs)
-    assert_close(output, expected_output)
-    assert_close(gradient, expected_gradient)
-
-
-@pytest.mark.parametrize(("channels", "variance"), [(3, "fixed_large"), (6, "learned_range")])
-def test_variance_follows_the_output(work, channels, variance):
-    save_checkpoint("x.pt", draw_weights(replace(BLOCKS, out_channels=channels)))
-    assert main(["unet", "x.pt", "prior", "--config", "like"]) == 0
-    assert read_config("prior").variance == variance
-
-
-def test_wrapped_checkpoint_says_what_was_taken(work, capsys):
-    torch = pytest.importorskip("torch")
-    weights = draw_weights(BLOCKS)
-    doubled = {f"module.{name}": torch.from_numpy(2 * array) for name, array in weights.items()}
-    plain = {name: torch.from_numpy(array) for name, array in weights.items()}
-    torch.save({"model": plain, "ema": doubled, "epoch": 3}, "x.pt")
-    assert main(["unet", "x.pt", "prior", "--config", "like"]) == 0
-    assert "taken from `ema`" in capsys.readouterr().out
-    assert read_config("prior").source["state_dict"] == "ema"
-    stored, _ = read_prior("prior")
-    np.testing.assert_array_equal(stored["out_norm.bias"], 2 * weights["out.0.bias"])
-
-
-def bad(*arguments, sentence):
-    return pytest.param(list(arguments), sentence, id=" ".join(arguments))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        bad("unet", "none.pt", "prior", sentence="none.pt: there is no such file"),
-        bad("unet", "like/config.json", "prior", sentence="not a PyTorch checkpoint"),
-        bad("unet", "x.pt", "prior", sentence="the network is none of ffhq-256, imagenet-256"),
-        bad("unet", "x.pt", "like", sentence="like exists and is not empty"),
-        bad("unet", "x.pt", "prior", "--config", "zebra", sentence="zebra is neither the folder of a prior nor one of"),
-        bad("unet", "x.pt", "prior", "--config", ".", sentence="has no config.json"),
-        bad("unet", "hostile.pt", "prior", "--config", "like", sentence="asks for `posix.system`"),
-        bad("unet", "extra.pt", "prior", "--config", "like", sentence="extra.pt: the tensors do not fit the network"),
-        bad("unet", "text.pt", "prior", sentence="`time_embed.0.weight` is missing"),
-        bad("export", "nowhere", "back.pt", sentence="nowhere is not a prior"),
-        bad("export", "like", "x.pt", sentence="x.pt exists"),
-        bad("lpips", "none.pth", "x.pt", "l.npz", "--net", "vgg", sentence="none.pth: there is no such file"),
-        bad("lpips", "text.pt", "text.pt", "l.npz", "--net", "vgg", sentence="LPIPS 'vgg': the backbone lack"),
-        bad("download", "ffhq-256", "like", sentence="like exists and is not empty"),
-        bad("download", "ffhq-256", "prior", "--url", "file:///x", sentence="'file:///x' is not an http"),
-        bad("download", "ffhq-256", "prior", "--url", "http://127.0.0.1:9/x", sentence="cannot be reached"),
-    ],
-)
-def test_bad_input_is_one_sentence_and_exit_code_2(work, capsys, arguments, sentence):
-    before = sorted(work.rglob("*"))
-    assert main(arguments) == 2
-    captured = capsys.readouterr()
-    assert sentence in captured.err
-    assert captured.err.startswith("error: ")
-    assert captured.err.count("\n") == 1
-    assert sorted(work.rglob("*")) == before
-
-
-def test_module_exits_with_the_code(work, files):
-    command = [sys.executable, "-m", "convert_weights", "unet", "none.pt", "prior"]
-    environment = os.environ | {"PYTHONPATH": str(Path(convert_weights.__file__).parents[1])}
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert ended.returncode == 2
-    assert ended.stderr == "error: none.pt: there is no such file\n"
-    assert added_files(work, files) == []
-
-
-@pytest.mark.parametrize(
-    "arguments", [["unet", "x.pt", "new/prior", "--config", "like"], ["export", "like", "new/x.pt"]]
-)
-def test_full_disk_is_noticed_before_writing(work, files, monkeypatch, capsys, arguments):
-    usage = SimpleNamespace(free=1000)
-    monkeypatch.setattr("convert_weights.download.shutil.disk_usage", lambda path: usage)
-    assert main(arguments) == 2
-    assert "1,000 bytes free" in capsys.readouterr().err
-    assert added_files(work, files) == []
-
-
-def test_full_folder_is_replaced_only_on_request(work):
-    assert main(["unet", "x.pt", "like", "--config", "like"]) == 2
-    assert main(["unet", "x.pt", "like", "--config", "like", "--overwrite"]) == 0
-    assert read_config("like").source["file"] == "x.pt"
-
-
-def test_export_without_torch_says_what_to_install(work, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "torch", None)
-    assert main(["export", "like", "back.pt"]) == 2
-    assert "`pip install torch`" in capsys.readouterr().err
-    assert not (work / "back.pt").exists()
-
-
-def test_download_converts_and_keeps_the_checkpoint(work, monkeypatch, capsys):
-    """The published address is replaced by one on this machine, the network by a small one."""
-    fetched = []
-
-    def fake(url, path, min_size, progress):
-        fetched.append((url, min_size))
-        path.parent.mkdir()
-        path.write_bytes((work / "x.pt").read_bytes())
-        progress(5, 10)
-
-    monkeypatch.setattr(convert_weights.commands, "download", fake)
-    monkeypatch.setitem(KNOWN, "ffhq-256", BLOCKS)
-    assert main(["download", "ffhq-256", "priors/ffhq"]) == 0
-    assert fetched == [(convert_weights.commands.SOURCES["ffhq-256"].url, 4 * 93_563_910)]
-    assert read_config("priors/ffhq").source["file"] == "ffhq.pt"
-    assert main(["download", "ffhq-256", "priors/ffhq", "--overwrite"]) == 0
-    assert len(fetched) == 1
-    assert "priors/ffhq.pt is already there" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("command", ["unet", "download"])
-def test_interrupt_leaves_nothing_half_written(work, monkeypatch, capsys, command):
-    def interrupt(*arguments, **options):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("orbax.checkpoint.Checkpointer.save", interrupt)
-    monkeypatch.setattr(convert_weights.commands, "download", interrupt)
-    before = sorted(work.rglob("*"))
-    source = "x.pt" if command == "unet" else "ffhq-256"
-    assert main([command, source, "prior", *(["--config", "like"] if command == "unet" else [])]) == 130
-    assert "stopped: " in capsys.readouterr().err
-    assert sorted(work.rglob("*")) == before
-
-
-def test_lpips_files_convert(work, capsys):
-    from jaxdiff.metrics.lpips import load_lpips
-
-    random = np.random.default_rng(0)
-    widths = [(64, 3, 11), (192, 64, 5), (384, 192, 3), (256, 384, 3), (256, 256, 3)]
-    backbone = {"classifier.6.bias": np.zeros(1000, np.float32)}
-    for index, (wide, narrow, size) in zip((0, 3, 6, 8, 10), widths, strict=True):
-        backbone[f"features.{index}.weight"] = random.random((wide, narrow, size, size), np.float32)
-        backbone[f"features.{index}.bias"] = random.random(wide, np.float32)
-    heads = {f"lin{i}.model.1.weight": random.random((1, w, 1, 1), np.float32) for i, (w, _, _) in enumerate(widths)}
-    save_checkpoint("alex.pth", backbone)
-    save_checkpoint("heads.pth", heads)
-    assert main(["lpips", "--net", "alex", "alex.pth", "heads.pth", "out/alex.npz"]) == 0
-    assert "load_lpips('alex', 'out/alex.npz')" in capsys.readouterr().out
-    kernel = load_lpips("alex", "out/alex.npz").convs[1].kernel[...]
-    np.testing.assert_array_equal(kernel, backbone["features.3.weight"].transpose(2, 3, 1, 0))

@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 
-from convert_weights.torch_file import read_checkpoint, read_state_dict
+from convert_weights.torch_file import read_checkpoint
 
 # As `torch.save(..., _use_new_zipfile_serialization=False)` writes it, with shorter names of storages.
 HEAD = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e") + b"\x80\x02M\xe9\x03."
@@ -50,7 +50,7 @@ def write(path, head=HEAD, machine=MACHINE, content=CONTENT, keys=KEYS, data=DAT
 
 
 def test_views_storages_and_types(tmp_path):
-    read, wrapper = read_checkpoint(write(tmp_path / "x.pth"))
+    read, wrapper, *_ = read_checkpoint(write(tmp_path / "x.pth"), ("a",))
     assert wrapper == ""
     np.testing.assert_array_equal(read["a"], SIX.reshape(2, 3).T, strict=True)
     np.testing.assert_array_equal(read["b"], SIX[4:], strict=True)
@@ -77,7 +77,7 @@ def test_views_storages_and_types(tmp_path):
         ),
         ({"keys": b"\x80\x02](X\x01\x00\x00\x001X\x01\x00\x00\x001e."}, "list of storages"),
         ({"keys": b"\x80\x02N."}, "list of storages"),
-        ({"content": b"\x80\x02N.", "keys": b"\x80\x02].", "data": b""}, "holds a NoneType, not a dict"),
+        ({"content": b"\x80\x02N.", "keys": b"\x80\x02].", "data": b""}, "holds no tensors; it is of type NoneType"),
         ({"content": CONTENT.replace(b"K\x04(K\x02t", b"K\x05(K\x02t")}, "`b` is refused: it reaches outside"),
         ({"data": DATA[:-1]}, "truncated or damaged"),
         ({"data": DATA + b"\0"}, "1 bytes follow its last storage"),
@@ -90,7 +90,7 @@ def test_inconsistent_or_hostile_file_is_refused(tmp_path, monkeypatch, changed,
     monkeypatch.chdir(tmp_path)
     path = write(tmp_path / "x.pth", **changed)
     with pytest.raises(ValueError, match=message):
-        read_state_dict(path)
+        read_checkpoint(path, ("a",))
     assert os.listdir(tmp_path) == ["x.pth"]
 
 
@@ -102,13 +102,13 @@ def test_every_cut_and_every_changed_byte_is_refused_or_harmless(tmp_path, monke
     for size in range(len(whole)):
         path.write_bytes(whole[:size])
         with pytest.raises(ValueError, match=r"x\.pth"):
-            read_state_dict(path)
+            read_checkpoint(path, ("a",))
     read = 0
     for place in range(len(whole)):
         for change in (0x01, 0x20, 0x80, 0xFF):
             path.write_bytes(whole[:place] + bytes([whole[place] ^ change]) + whole[place + 1 :])
             try:
-                tensors = read_state_dict(path)
+                tensors = read_checkpoint(path, ("a",)).tensors
             except ValueError as error:
                 assert "x.pth" in str(error)  # noqa: PT017
             else:
@@ -133,7 +133,7 @@ def test_files_of_torch_are_read_bit_for_bit(tmp_path):
         **torch.nn.Linear(3, 2).state_dict(),
     }
     torch.save({"state_dict": saved, "epoch": 7}, tmp_path / "x.pth", _use_new_zipfile_serialization=False)
-    read, wrapper = read_checkpoint(tmp_path / "x.pth")
+    read, wrapper, *_ = read_checkpoint(tmp_path / "x.pth", ("transposed",))
     assert (wrapper, list(read)) == ("state_dict", list(saved))
     for key, value in saved.items():
         value = value.detach().contiguous()

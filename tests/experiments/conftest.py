@@ -35,9 +35,9 @@ class Zero(nnx.Module):
 def named_normal() -> Iterator[str]:
     """Lets scripts find a standard normal prior for images of 16x16 by a name; a network compiles for long."""
 
-    def load(name: str, dtype: Dtype = "float32") -> Denoiser:
+    def load(name: str, dtype: Dtype = "float32", channels: int | None = None) -> Denoiser:
         if name != "normal":
-            return load_prior(name, dtype=dtype)
+            return load_prior(name, dtype=dtype, channels=channels)
         return Denoiser(Zero(dtype), linear(), (16, 16, 3), target="v")
 
     with pytest.MonkeyPatch.context() as patch:

@@ -129,6 +129,14 @@ def test_an_unknown_name_says_what_there_is():
         load_prior("faces")
 
 
+def test_a_published_name_says_how_to_download_it(tmp_path):
+    with pytest.raises(PriorError, match=r"`jaxdiff convert download ffhq-256 ffhq-256` makes this one"):
+        load_prior("ffhq-256")
+    folder = tmp_path / "imagenet-256"
+    with pytest.raises(PriorError, match=f"`jaxdiff convert download imagenet-256 {folder}` makes this one"):
+        load_prior(folder)
+
+
 @pytest.mark.parametrize(
     ("changes", "match"),
     [({"image_size": 9}, "multiple of 2"), ({"norm_groups": 3}, "norm_groups"), ({"num_head_channels": 5}, "divide")],
