@@ -207,7 +207,7 @@ def main(config: Config) -> None:
             samples, diagnosis = run_trial(config, trial, prior, measurement)
             shown = np.clip(samples, -1, 1) if relative else samples
             ratios = np.asarray(jax.vmap(measurement.residual_ratio)(jnp.asarray(shown)))
-            word, ratio = verdict(ratios, diagnosis).word, float(np.mean(ratios))
+            word, ratio = verdict(ratios, measurement, diagnosis).word, float(np.mean(ratios))
             level = float(np.mean(diagnosis.mean_noise_level))
             found.append(
                 {"prior": name.split(",")[0].split(" ")[0], "problem": name, "family": trial.family}
