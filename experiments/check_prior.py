@@ -6,7 +6,7 @@ Writes `samples.png` (held-out faces above unconditional samples) and `table.md`
 mean and standard deviation over held-out faces, one sample each.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -16,12 +16,13 @@ from rich.console import Console
 
 from experiments.shared.command import run_script
 from experiments.shared.problems import PROBLEMS, held_out_face, make_problem
+from experiments.shared.setup import flags_of, open_results
 from jaxdiff import DDPM, Denoiser, load_prior, time_grid
 from jaxdiff.disk import write_atomically
 from jaxdiff.images.files import write_image
 from jaxdiff.images.grid import grid
 from jaxdiff.metrics.pixels import psnr
-from jaxdiff.runs.folder import command_line, describe_prior, open_folder
+from jaxdiff.runs.folder import describe_prior
 from jaxdiff.runs.methods import METHODS, REPORTED, Run, make_run
 from jaxdiff.runs.runner import draw
 from jaxdiff.runs.tables import markdown
@@ -81,10 +82,7 @@ def main(config: Config) -> None:
     """Draws the samples, restores the faces, and writes both."""
     console = Console()
     prior = load_prior(config.prior)
-    settings = {k: v for k, v in asdict(config).items() if k not in ("out", "resume", "overwrite")}
-    settings["denoiser"] = describe_prior(prior)
-    command = command_line(PROGRAM, config)
-    open_folder(config.out, PROGRAM, settings, command=command, resume=config.resume, overwrite=config.overwrite)
+    open_results(config, PROGRAM, flags_of(config) | {"denoiser": describe_prior(prior)})
     keys = jax.random.split(jax.random.key(1), config.samples)
     times = time_grid(prior.schedule.num_times, config.steps)
     store = config.out / "samples" / "unconditional.npz"

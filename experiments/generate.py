@@ -25,13 +25,13 @@ from rich.console import Console
 
 from experiments.shared.command import run_script
 from experiments.shared.problems import KEYS
-from experiments.shared.setup import Config
+from experiments.shared.setup import Config, flags_of, open_results
 from jaxdiff import DDIM, DDPM, Denoiser, load_prior, time_grid
 from jaxdiff.errors import UserError, check_names, check_positive, check_seed
 from jaxdiff.images.files import to_uint8, write_gif, write_image
 from jaxdiff.images.grid import labelled_grid
 from jaxdiff.runs import page
-from jaxdiff.runs.folder import command_line, describe_prior, finish_folder, open_folder
+from jaxdiff.runs.folder import command_line, describe_prior, finish_folder
 from jaxdiff.runs.methods import Run
 from jaxdiff.runs.runner import Timing, draw, sample_keys
 
@@ -97,11 +97,8 @@ def begin(config: Generate) -> Denoiser:
             raise UserError(f"--{flag} must be between 1 and {num_times}, got {getattr(config, name)}.")
     if not all(0 <= t < num_times - 1 for t in config.snapshots):
         raise UserError(f"--snapshots must be times from 0 to {num_times - 2}, got {config.snapshots}.")
-    without = ("out", "resume", "overwrite", "batch_size", "image", "face", "size", "sigma")
-    settings = {k: v for k, v in asdict(config).items() if k not in without}
-    settings |= {"denoiser": describe_prior(prior), "keys": KEYS}
-    command = command_line(PROGRAM, config)
-    open_folder(config.out, PROGRAM, settings, command=command, resume=config.resume, overwrite=config.overwrite)
+    settings = flags_of(config, ("image", "face", "size", "sigma")) | {"denoiser": describe_prior(prior), "keys": KEYS}
+    open_results(config, PROGRAM, settings)
     return prior
 
 

@@ -21,7 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
-from jaxtyping import Float
+from jax.sharding import NamedSharding
+from jaxtyping import Array, Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from experiments.shared.command import run_script
@@ -31,9 +32,9 @@ from experiments.shared.training import (
     first_state,
     forget_after,
     open_checkpoints,
+    open_run,
     print_progress,
     restore_last,
-    write_settings,
 )
 from jaxdiff.chains.many import sample_many
 from jaxdiff.errors import UserError
@@ -48,6 +49,11 @@ from jaxdiff.priors.storage import PriorConfig, parameters, save_prior
 from jaxdiff.priors.training import TrainState, make_optimizer, make_train_step
 from jaxdiff.samplers.ddpm import DDPM
 from jaxdiff.schedule import time_grid
+
+PROGRAM = "python -m experiments.train_faces"
+
+Stored = UInt8[Array | np.ndarray, "n h w 3"] | None
+"""The images of a folder; None for drawn faces."""
 
 
 @dataclass(frozen=True)
@@ -114,24 +120,50 @@ class Config:
         return PriorConfig(self.network, target=self.target, variance=self.variance, source=source)
 
 
-def image_source(config: Config) -> Callable[[jax.Array], jax.Array]:
-    """Returns a jittable function from one key to one training image, flipped half of the time."""
+def read_folder(config: Config) -> Stored:
+    """Reads the images of `--data`, in 8 bits, because a folder fits in memory four times as easily.
+
+    What an earlier start of the run has left below that folder is no image of it.
+
+    Raises:
+        UserError: if there is none.
+    """
     if config.data is None:
-        clean = partial(draw_face, size=config.size)
+        return None
+    own = config.out.resolve()
+    paths = sorted(p for p in config.data.glob("**/*") if p.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"))
+    paths = [path for path in paths if not path.resolve().is_relative_to(own)]
+    if not paths:
+        raise UserError(f"no png, jpg or webp image in {config.data}.")
+    return np.stack([to_uint8(read_fitted(path, (config.size, config.size))[0]) for path in paths])
+
+
+def training_image(stored: Stored, key: jax.Array, size: int) -> jax.Array:
+    """Returns an image of the folder, or else a drawn face, flipped half of the time."""
+    key_image, key_flip = jax.random.split(key)
+    if stored is None:
+        image = draw_face(key_image, size)
     else:
-        paths = sorted(p for p in config.data.glob("**/*") if p.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"))
-        if not paths:
-            raise UserError(f"no png, jpg or webp image in {config.data}.")
-        # 8 bits, because a folder of photos fits in memory four times as easily.
-        stored = jnp.stack([jnp.asarray(to_uint8(read_fitted(p, (config.size, config.size))[0])) for p in paths])
-        clean = lambda key: stored[jax.random.randint(key, (), 0, len(stored))] / 127.5 - 1
+        image = jnp.asarray(stored)[jax.random.randint(key_image, (), 0, len(stored))] / 127.5 - 1
+    return jnp.where(jax.random.bernoulli(key_flip), image[:, ::-1], image)
 
-    def one(key):
-        key_image, key_flip = jax.random.split(key)
-        image = clean(key_image)
-        return jnp.where(jax.random.bernoulli(key_flip), image[:, ::-1], image)
 
-    return one
+@partial(jax.jit, static_argnames="size")
+def training_images(stored: Stored, keys: jax.Array, size: int) -> jax.Array:
+    """Returns an image per key. The folder is an argument: as a constant it would be compiled into the program."""
+    return jax.vmap(partial(training_image, size=size), (None, 0))(stored, keys)
+
+
+def make_advance(config: Config, step_fn: Callable, sharded: NamedSharding, replicated: NamedSharding) -> Callable:
+    """Returns the compiled step `(state, stored, key) -> (state, report)`."""
+
+    @partial(jax.jit, donate_argnums=0, in_shardings=replicated)
+    def advance(state: TrainState, stored: Stored, key: jax.Array):
+        key_data, key_loss = jax.random.split(jax.random.fold_in(key, state.step))
+        keys = jax.lax.with_sharding_constraint(jax.random.split(key_data, config.batch_size), sharded)
+        return step_fn(state, key_loss, training_images(stored, keys, config.size))
+
+    return advance
 
 
 def train(config: Config) -> None:
@@ -141,23 +173,17 @@ def train(config: Config) -> None:
     graph, weights = nnx.split(network)
     optimizer = make_optimizer(config.steps, learning_rate=config.learning_rate)
     state = first_state(weights, optimizer)
-    one_image = image_source(config)
     step_fn = make_train_step(graph, optimizer, schedule, target=config.target, variance=config.variance)
     sharded, replicated = batch_shardings(config.batch_size)
 
-    @partial(jax.jit, donate_argnums=0, in_shardings=(replicated, replicated))
-    def advance(state: TrainState, key: jax.Array):
-        key_data, key_loss = jax.random.split(jax.random.fold_in(key, state.step))
-        keys = jax.lax.with_sharding_constraint(jax.random.split(key_data, config.batch_size), sharded)
-        return step_fn(state, key_loss, jax.vmap(one_image)(keys))
-
-    key = jax.random.key(config.seed + 1)
+    advance = make_advance(config, step_fn, sharded, replicated)
+    stored, key = jax.device_put(read_folder(config), replicated), jax.random.key(config.seed + 1)
     with open_checkpoints(config.out) as manager:
         state = restore_last(manager, jax.device_put(state, replicated))
         reports, started, first = [], time.monotonic(), int(state.step)
         forget_after(config.out / "loss.csv", first)
         for step in range(first + 1, config.steps + 1):
-            state, report = advance(state, key)
+            state, report = advance(state, stored, key)
             reports.append(report)
             if step % 50 == 0 or step == config.steps:
                 seconds = time.monotonic() - started
@@ -168,7 +194,7 @@ def train(config: Config) -> None:
                 average = nnx.merge(graph, state.average)
                 save_prior(config.out / "prior", parameters(average), config.prior, overwrite=True)
             if step % config.sample_every == 0 or step == config.steps:
-                _draw_samples(config, nnx.merge(graph, state.average), one_image, step)
+                _draw_samples(config, nnx.merge(graph, state.average), stored, step)
 
 
 def _log(config: Config, step: int, reports: list[dict[str, Any]], seconds_per_step: float) -> None:
@@ -208,18 +234,18 @@ def draw_loss(rows: list[dict[str, str]], width: int = 640, height: int = 360) -
     return np.asarray(sheet, np.float32) / 127.5 - 1
 
 
-def _draw_samples(config: Config, network: UNet, one_image: Callable, step: int) -> None:
+def _draw_samples(config: Config, network: UNet, stored: Stored, step: int) -> None:
     denoiser = config.prior.make_denoiser(network)
     keys = jax.random.split(jax.random.key(config.seed + 2), 16)
     times = time_grid(denoiser.schedule.num_times, config.sample_steps)
     samples = sample_many(DDPM(denoiser), keys, times, batch_size=16)
-    examples = jax.jit(jax.vmap(one_image))(keys)
+    examples = training_images(stored, keys, config.size)
     write_image(config.out / f"samples_{step:06d}.png", grid([*np.asarray(samples), *np.asarray(examples)], 8))
 
 
 def main(config: Config) -> None:
     """Checks the settings, writes them down, and trains."""
-    write_settings(config.out, config)
+    open_run(config, PROGRAM, config.data)
     train(config)
 
 

@@ -3,8 +3,9 @@
     python -m experiments.verdicts
     python -m experiments.verdicts --priors natural --faces 100
 
-Every method runs at several strengths, from far too weak to far too strong, on held-out faces and on Gaussian
-posteriors; guided priors run under three integrators. What is right needs the truth, which a verdict does not see:
+DPS, DPSNorm, DPSLikelihood and ScoreALD run at several strengths, from far too weak to far too strong, on held-out
+faces and on Gaussian posteriors; unguided chains and PiGDM run under three integrators. What is right needs the truth,
+which a verdict does not see:
 
 - a run is good if its error is at most 1.3 times what is possible: on faces the smallest root mean square error of all
   runs of the problem, on Gaussian priors the exact posterior (distance to its mean in its standard deviations, of the
@@ -17,7 +18,7 @@ Writes `table.md` (how often each verdict was given to each kind of run), `metri
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from rich.console import Console
 from experiments.posterior.__main__ import OPERATORS, PRIORS
 from experiments.shared.command import run_script
 from experiments.shared.problems import PROBLEMS, held_out_face, make_problem
+from experiments.shared.setup import flags_of, open_results
 from jaxdiff import (
     DDIM,
     DDPM,
@@ -47,7 +49,6 @@ from jaxdiff.errors import check_names, check_positive
 from jaxdiff.guidance import PiGDM
 from jaxdiff.priors.denoiser import Prior
 from jaxdiff.priors.exact import posterior, variance
-from jaxdiff.runs.folder import command_line, open_folder
 from jaxdiff.runs.methods import HyperParameters, make_run
 from jaxdiff.runs.tables import Row, markdown, write_csv
 
@@ -76,8 +77,6 @@ class Config:
     """Standard deviation of the measurement noise, in [-1, 1] units."""
     out: Path = Path("results/verdicts")
     """Folder of the results."""
-    resume: bool = False
-    """Has no effect: a run is short."""
     overwrite: bool = False
     """Replace the results in that folder."""
 
@@ -97,8 +96,32 @@ class Trial:
     sampler: Any
 
 
-def trials(task: str, prior: Prior, measurement: Measurement, steps: int) -> Iterator[Trial]:
+@dataclass(frozen=True)
+class KnownProblem:
+    """A problem whose truth is known.
+
+    Attributes:
+        prior_name: the prior, as in `--priors`.
+        name: prior or face, and operator, in words.
+        task: the key in `jaxdiff.runs.methods.TASKS`.
+        prior: the prior.
+        measurement: what was measured.
+        error: of samples, `(n, h, w, c) -> number`.
+        relative: whether errors are relative to the best run, or else to 1.
+    """
+
+    prior_name: str
+    name: str
+    task: str
+    prior: Prior
+    measurement: Measurement
+    error: Error
+    relative: bool
+
+
+def trials(problem: KnownProblem, steps: int) -> Iterator[Trial]:
     """Yields everything that is tried on one problem."""
+    prior, measurement = problem.prior, problem.measurement
     integrators: dict[str, Callable[[Prior], Any]] = {
         "DDPM": DDPM,
         "DDIM, eta 0": lambda prior: DDIM(prior, 0.0),
@@ -119,26 +142,28 @@ def trials(task: str, prior: Prior, measurement: Measurement, steps: int) -> Ite
     for family, settings in asked.items():
         method = family.split(",")[0]
         for strength, chosen in settings:
-            run = make_run(method, task, prior, measurement, steps, chosen)
+            run = make_run(method, problem.task, prior, measurement, steps, chosen)
             yield Trial(family, strength, run.sampler)
 
 
-def problems(config: Config) -> Iterator[tuple[str, str, Prior, Measurement, Error, bool]]:
-    """Yields prior, name, measurement and error of every problem, and whether errors are relative to the best run."""
+def problems(config: Config) -> Iterator[KnownProblem]:
+    """Yields every problem."""
     for name in config.priors:
         if name == FACES:
             prior = load_prior(FACES)
             for face in config.faces:
                 truth = held_out_face(face, prior.image_shape[0])
                 for key in PROBLEMS:
-                    problem = make_problem(key, truth, config.sigma, seed=face)
-                    yield f"face {face}, {key}", problem.task, prior, problem.measurement, rms_error(truth), True
+                    made = make_problem(key, truth, config.sigma, seed=face)
+                    title = f"face {face}, {key}"
+                    yield KnownProblem(FACES, title, made.task, prior, made.measurement, rms_error(truth), True)
             continue
         prior = PRIORS[name]((8, 8, 3))
         for operator, make in OPERATORS.items():
             truth = prior.sample(jax.random.key(10))
             measurement = measure(jax.random.key(11), make(prior.image_shape), truth, config.sigma)
-            yield f"{name}, {operator}", "inpaint", prior, measurement, distance(prior, measurement), False
+            error = distance(prior, measurement)
+            yield KnownProblem(name, f"{name}, {operator}", "inpaint", prior, measurement, error, False)
 
 
 def rms_error(truth: Array) -> Error:
@@ -153,10 +178,28 @@ def distance(prior: Any, measurement: Measurement) -> Error:
     return lambda samples: float(np.sqrt(np.mean((((samples - mean) / std)[:, seen]) ** 2)))
 
 
-def run_trial(config: Config, trial: Trial, prior: Prior, measurement: Measurement) -> tuple[np.ndarray, Diagnosis]:
+def judged(config: Config, problem: KnownProblem, trial: Trial) -> Row:
+    """Returns the error of a run, and the verdict on it."""
+    samples, diagnosis = run_trial(config, problem, trial)
+    shown = np.clip(samples, -1, 1) if problem.relative else samples
+    ratios = np.asarray(jax.vmap(problem.measurement.residual_ratio)(jnp.asarray(shown)))
+    return {
+        "prior": problem.prior_name,
+        "problem": problem.name,
+        "family": trial.family,
+        "strength": trial.strength,
+        "error": problem.error(samples),
+        "residual_ratio": float(np.mean(ratios)),
+        "mean_noise_level": float(np.mean(diagnosis.mean_noise_level)),
+        "verdict": verdict(ratios, problem.measurement, diagnosis).word,
+    }
+
+
+def run_trial(config: Config, problem: KnownProblem, trial: Trial) -> tuple[np.ndarray, Diagnosis]:
     """Draws the samples; what is not finite or far outside counts as 1000."""
     keys, times = jax.random.split(jax.random.key(7), config.seeds), time_grid(1000, config.steps)
-    *_, last = sample_segments(trial.sampler, keys, times, observer=Diagnose(prior.schedule, measurement))
+    observer = Diagnose(problem.prior.schedule, problem.measurement)
+    *_, last = sample_segments(trial.sampler, keys, times, observer=observer)
     images = np.asarray(jax.vmap(trial.sampler.image)(last.state))
     return np.clip(np.nan_to_num(images, nan=1e3), -1e3, 1e3), Diagnosis(*map(np.asarray, last.seen))
 
@@ -198,25 +241,12 @@ def main(config: Config) -> None:
     check_positive(steps=config.steps, seeds=config.seeds)
     check_names(config.priors, [FACES, *PRIORS], "prior")
     console, rows = Console(), []
-    settings = {k: v for k, v in asdict(config).items() if k not in ("out", "resume", "overwrite")}
-    command = command_line(PROGRAM, config)
-    open_folder(config.out, PROGRAM, settings, command=command, resume=config.resume, overwrite=config.overwrite)
-    for name, task, prior, measurement, error, relative in problems(config):
-        found: list[Row] = []
-        for trial in trials(task, prior, measurement, config.steps):
-            samples, diagnosis = run_trial(config, trial, prior, measurement)
-            shown = np.clip(samples, -1, 1) if relative else samples
-            ratios = np.asarray(jax.vmap(measurement.residual_ratio)(jnp.asarray(shown)))
-            word, ratio = verdict(ratios, measurement, diagnosis).word, float(np.mean(ratios))
-            level = float(np.mean(diagnosis.mean_noise_level))
-            found.append(
-                {"prior": name.split(",")[0].split(" ")[0], "problem": name, "family": trial.family}
-                | {"strength": trial.strength, "error": error(samples), "residual_ratio": ratio}
-                | {"mean_noise_level": level, "verdict": word}
-            )
-        rows += [{**row, "truth": truth} for row, truth in zip(found, label(found, relative), strict=True)]
+    open_results(config, PROGRAM, flags_of(config))
+    for problem in problems(config):
+        found = [judged(config, problem, trial) for trial in trials(problem, config.steps)]
+        rows += [{**row, "truth": truth} for row, truth in zip(found, label(found, problem.relative), strict=True)]
         right = sum(row["truth"] == "good" and row["verdict"] == "healthy" for row in rows)
-        console.print(f"{name}: {len(found)} runs; so far {right} good runs called healthy", highlight=False)
+        console.print(f"{problem.name}: {len(found)} runs; so far {right} good runs called healthy", highlight=False)
     table = confusion(rows)
     write_csv(config.out / "metrics.csv", rows)
     write_atomically(config.out / "table.md", table)
@@ -225,4 +255,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, Config, __doc__)
+    run_script(main, Config, __doc__, "nothing was kept; the same command with --overwrite starts anew")

@@ -49,7 +49,7 @@ def write_atomically(path: str | os.PathLike, content: str | bytes | Callable[[I
             if callable(content):
                 content(file)
             else:
-                file.write(content.encode() if isinstance(content, str) else content)
+                file.write(content.encode(errors="surrogateescape") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxdiff.noise import GaussianNoise, Noise
-from jaxdiff.operators.base import Operator, as_operator, is_linear, observed
-from jaxdiff.pytree import pytree
+from jaxdiff.operators.base import Operator, is_linear, observed
+from jaxdiff.pytree import as_pytree, pytree
 
 
 @pytree
@@ -31,7 +31,7 @@ class Measurement:
 
     def __init__(self, operator: Operator, y: Array, noise: Noise | float | Float[Array, ""]):
         model: Any = noise if hasattr(noise, "log_likelihood") else GaussianNoise(noise)  # pyright: ignore
-        for name, value in (("operator", as_operator(operator)), ("y", y), ("noise", model)):
+        for name, value in (("operator", as_pytree(operator)), ("y", y), ("noise", as_pytree(model))):
             object.__setattr__(self, name, value)
 
     @property
@@ -72,14 +72,15 @@ class Measurement:
 
         .. math:: \sqrt{\frac1m \sum_i \frac{|y_i - A(x)_i|^2}{\mathrm{Var}[y_i]}}
 
-        over the `m` measured entries; for Gaussian noise `||y - A(x)|| / (sigma_y sqrt(m))`. About 1 for the true
-        image; far above, the data were ignored; far below, their noise was fitted. Without noise it is the root mean
-        square of the residual, in [-1, 1] units.
+        over the `m` measured entries, of which a complex one counts as two; for Gaussian noise
+        `||y - A(x)|| / (sigma_y sqrt(m))`. About 1 for the true image; far above, the data were ignored; far below,
+        their noise was fitted. Without noise it is the root mean square of the residual, in [-1, 1] units.
         """
         clean, seen = self.operator(x), self.observed
         variance = jnp.asarray(self.noise.variance(clean))
-        squared = jnp.abs(self.y - clean) ** 2 / jnp.where(variance > 0, variance, 1.0)
-        parts = 2 if jnp.iscomplexobj(self.y) else 1
+        residual = self.y - clean
+        squared = jnp.abs(residual) ** 2 / jnp.where(variance > 0, variance, 1.0)
+        parts = 2 if jnp.iscomplexobj(residual) else 1
         return jnp.sqrt(jnp.sum(seen * squared) / (parts * jnp.sum(seen)))
 
     def check(self, image_shape: tuple[int, int, int], *, linear: bool = False) -> None:
@@ -92,14 +93,18 @@ class Measurement:
             linear: whether the operator must be linear.
 
         Raises:
-            ValueError: if `A` turns such an image into something of another shape than `y`, or is not linear.
+            ValueError: if `A` turns such an image into something of another shape than `y`, or into real numbers where
+                `y` is complex, or is not linear.
         """
         x_like = jax.ShapeDtypeStruct(image_shape, jnp.float32)
-        wanted = jax.eval_shape(self.operator, x_like).shape
-        if jnp.shape(self.y) != wanted:
-            raise ValueError(f"`y` must have the shape {wanted} that `operator` gives, got {jnp.shape(self.y)}.")
+        wanted = jax.eval_shape(self.operator, x_like)
+        if jnp.shape(self.y) != wanted.shape:
+            raise ValueError(f"`y` must have the shape {wanted.shape} that `operator` gives, got {jnp.shape(self.y)}.")
+        if jnp.iscomplexobj(self.y) and not jnp.iscomplexobj(wanted):
+            raise ValueError("`y` is complex, and what `operator` gives is real; take the real part.")
         if linear and not is_linear(self.operator, x_like):
-            raise ValueError(f"this needs a linear operator, and {type(self.operator).__name__} is not.")
+            name = type(getattr(self.operator, "wrapped", self.operator)).__name__
+            raise ValueError(f"this needs a linear operator, and {name} is not.")
 
 
 def measure(

@@ -53,10 +53,9 @@ class GaussianNoise:
 
     def sample(self, key: PRNGKeyArray, clean: Array) -> Array:
         """Draws `y`."""
-        if jnp.iscomplexobj(clean):
-            # JAX's complex normal has variance 1/2 in each part.
-            return clean + 2**0.5 * self.sigma_y * jax.random.normal(key, clean.shape, clean.dtype)
-        return clean + self.sigma_y * jax.random.normal(key, clean.shape)
+        # JAX's complex normal has variance 1/2 in each part.
+        scale = 2**0.5 if jnp.iscomplexobj(clean) else 1
+        return clean + scale * self.sigma_y * jax.random.normal(key, clean.shape, jnp.result_type(clean, float))
 
     def log_likelihood(self, y: Array, clean: Array) -> Array:
         """Returns `-|y - clean|^2 / (2 sigma_y^2)`."""
@@ -81,7 +80,7 @@ class PoissonNoise:
             probability zero.
 
     Raises:
-        ValueError: if `peak` is not positive and finite.
+        ValueError: if `peak` is not positive and finite, or, when it is used, a measurement is complex.
 
     References:
         Chung et al., 2022, https://arxiv.org/abs/2209.14687, section 3.2 (diffusion posterior sampling with it).
@@ -96,12 +95,12 @@ class PoissonNoise:
 
     def sample(self, key: PRNGKeyArray, clean: Array) -> Array:
         """Counts photons; a clean value below -1 gives none."""
-        photons = jax.random.poisson(key, jnp.maximum(self.peak * (clean + 1) / 2, 0.0))
-        return 2 * photons.astype(clean.dtype) / self.peak - 1
+        photons = jax.random.poisson(key, jnp.maximum(self._mean(clean), 0.0))
+        return 2 * photons.astype(jnp.result_type(clean, float)) / self.peak - 1
 
     def log_likelihood(self, y: Array, clean: Array) -> Array:
         """Returns the logarithm of the probability of the counts."""
-        rate, photons = self._rate(clean), self.peak * (y + 1) / 2
+        rate, photons = self._rate(clean), self._mean(y)
         return photons * jnp.log(rate) - rate - gammaln(photons + 1)
 
     def variance(self, clean: Array) -> Array:
@@ -109,4 +108,9 @@ class PoissonNoise:
         return 4 * self._rate(clean) / self.peak**2
 
     def _rate(self, clean: Array) -> Array:
-        return jnp.maximum(self.peak * (clean + 1) / 2, self.floor)
+        return jnp.maximum(self._mean(clean), self.floor)
+
+    def _mean(self, clean: Array) -> Array:
+        if jnp.iscomplexobj(clean):
+            raise ValueError("photons are counted, and a complex measurement is no count; take Gaussian noise.")
+        return self.peak * (clean + 1) / 2

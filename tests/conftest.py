@@ -1,6 +1,6 @@
 # The package is imported after the check of its annotations is installed.
 # ruff: noqa: E402
-"""The tables of operators, noise models, priors and samplers, on which every law runs; and all shared fixtures."""
+"""The tables of noise models and samplers, on which every law runs, and what several wings share."""
 
 import getpass
 import inspect
@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 # Compiled programs are kept from run to run, and shared by the workers and by the processes that tests start.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{tempfile.gettempdir()}/jaxdiff-tests-{getpass.getuser()}")
@@ -30,24 +30,23 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 from jaxtyping import config as jaxtyping_config
 
-from jaxdiff import DDIM, DDPM, DPS, MMPS, Denoiser, DPSLikelihood, GaussianPrior, MixturePrior, PiGDM, load_prior
+from jaxdiff import DDIM, DDPM, DPS, MMPS, Denoiser, DPSLikelihood, GaussianPrior, PiGDM, load_prior
 from jaxdiff.measurement import Measurement, measure
 from jaxdiff.networks.unet import UNet, UNetConfig
 from jaxdiff.noise import GaussianNoise, PoissonNoise
-from jaxdiff.operators import Blur, BoxMask, CircularBlur, GaussianBlur, Identity, Mask, RandomMask
+from jaxdiff.operators import Identity
 from jaxdiff.priors.denoiser import Prediction, Prior, WrappedPrior
-from jaxdiff.priors.gaussian import Dense, Diagonal, natural_spectrum
+from jaxdiff.priors.gaussian import Diagonal
 from jaxdiff.priors.storage import PriorConfig, save_prior, with_parameters
 from jaxdiff.pytree import pytree
 from jaxdiff.runs.methods import METHODS, HyperParameters, make_run
 from jaxdiff.samplers.base import ancestral_step, perturb
 from jaxdiff.schedule import linear, time_grid
-from tests import reference
-
-SHAPE = (8, 6, 3)
-"""Of the images of all tables; not square, so that an exchange of height and width would show."""
+from tests.operators.conftest import OPERATORS, SHAPE, Saturation, Sums, Waves
 
 SIGMA_Y = 0.05
+"""Of the measurement noise, in units of [-1, 1] images."""
+
 TINY = UNetConfig(16, 8, (1, 2), 1, (8,), num_heads=2, out_channels=6, norm_groups=4)
 """A network for tests of files and scripts, on pictures of 16x16."""
 
@@ -68,73 +67,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.browser)
 
 
-# Operators
-
-
-def lopsided_kernel() -> np.ndarray:
-    """A well-conditioned kernel without symmetries, so that a flip or a transpose would show."""
-    return np.array([[0.05, 0.1, 0.0], [0.15, 0.5, 0.05], [0.0, 0.1, 0.05]], np.float32)
-
-
-@pytree
-class Sums:
-    """A linear operator whose measurement is no image: the sums of all rows and of all columns, as one vector."""
-
-    scale: float = 1.0
-
-    def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, " m"]:
-        return self.scale * jnp.concatenate([x.sum(1).ravel(), x.sum(0).ravel()])
-
-
-@pytree
-class Saturation:
-    """A non-linear operator: a camera whose sensor fills."""
-
-    gain: float = 2.0
-
-    def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
-        return jnp.tanh(self.gain * x)
-
-
-def sums_matrix(shape: tuple[int, int, int]) -> np.ndarray:
-    """`Sums` as a matrix."""
-    h, w, c = shape
-    place = np.arange(h * w * c).reshape(shape)
-    lines = [place[i, :, k] for i in range(h) for k in range(c)] + [place[:, j, k] for j in range(w) for k in range(c)]
-    return np.stack([np.isin(np.arange(h * w * c), line).astype(float) for line in lines])
-
-
-class OperatorRow(NamedTuple):
-    """An operator, and what it should be: a matrix written down from its definition, or else a function."""
-
-    make: Callable[[], Any]
-    matrix: np.ndarray | None = None
-    function: Callable[[np.ndarray], np.ndarray] | None = None
-
-
-CHEQUERED = (np.add.outer(np.arange(8), 2 * np.arange(6))[..., None] % 3 > 0).astype(np.float32)
-COLOURED = (np.arange(144).reshape(SHAPE) % 5 > 1).astype(np.float32)
-KEPT_ROWS = ("101100", "001001", "001010", "001010", "000000", "100011", "000001", "100001")
-KEPT = np.array([[[float(kept)] for kept in row] for row in KEPT_ROWS], np.float32)
-BOX = np.ones((8, 6, 1), np.float32)
-BOX[2:6, 1:4] = 0
-TAPS = np.exp(-0.5 * (np.arange(-3, 4) / 0.8) ** 2)
-GAUSSIAN_KERNEL = np.outer(TAPS, TAPS) / TAPS.sum() ** 2
-
-OPERATORS: dict[str, OperatorRow] = {
-    "identity": OperatorRow(Identity, np.eye(144)),
-    "mask": OperatorRow(lambda: Mask(CHEQUERED), reference.mask_matrix(CHEQUERED, SHAPE)),
-    "mask of colours": OperatorRow(lambda: Mask(COLOURED), reference.mask_matrix(COLOURED, SHAPE)),
-    "box": OperatorRow(lambda: BoxMask(top=2, left=1, height=4, width=3), reference.mask_matrix(BOX, SHAPE)),
-    "random": OperatorRow(lambda: RandomMask(jax.random.key(3), SHAPE, keep=0.3), reference.mask_matrix(KEPT, SHAPE)),
-    "blur": OperatorRow(lambda: Blur(lopsided_kernel()), reference.blur_matrix(lopsided_kernel(), SHAPE)),
-    "gaussian blur": OperatorRow(lambda: GaussianBlur(0.8, 7), reference.blur_matrix(GAUSSIAN_KERNEL, SHAPE)),
-    "circular blur": OperatorRow(
-        lambda: CircularBlur(lopsided_kernel()), reference.blur_matrix(lopsided_kernel(), SHAPE, reference.wrap)
-    ),
-    "sums": OperatorRow(Sums, sums_matrix(SHAPE)),
-    "saturation": OperatorRow(Saturation, function=lambda x: np.tanh(2.0 * x)),
-}
+# Noise models
 
 NOISES: dict[str, Callable[[], Any]] = {
     "gaussian": lambda: GaussianNoise(SIGMA_Y),
@@ -156,10 +89,20 @@ class Passed(WrappedPrior):
         return self.prior.predict(x_t, t)
 
 
+def variance_map() -> Array:
+    """A variance of its own for every pixel."""
+    return jnp.asarray(np.random.default_rng(1).uniform(0.05, 0.4, SHAPE), jnp.float32)
+
+
+def mean_vectors(count: int) -> np.ndarray:
+    """Means of priors, one in a row."""
+    return np.random.default_rng(11).normal(scale=0.5, size=(count, 144)).astype(np.float32).astype(np.float64)
+
+
 def gaussian_prior() -> GaussianPrior:
     """A prior with a different mean and variance at every pixel."""
-    moments = _diagonal()
-    return GaussianPrior(jnp.asarray(moments.means[0].reshape(SHAPE), jnp.float32), Diagonal(_variance()), linear())
+    mean = 0.6 * mean_vectors(1)[0].reshape(SHAPE)
+    return GaussianPrior(jnp.asarray(mean, jnp.float32), Diagonal(variance_map()), linear())
 
 
 def random_weights(config: UNetConfig, seed: int = 0) -> dict[str, np.ndarray]:
@@ -180,83 +123,6 @@ def network_prior() -> Denoiser:
 def network_sampler() -> DPS:
     """DPS with `network_prior`."""
     return DPS(network_prior(), Measurement(Identity(), jnp.linspace(-1, 1, 144).reshape(SHAPE), SIGMA_Y), zeta=0.1)
-
-
-class Moments(NamedTuple):
-    """A prior with a closed form, restated: weights, means and covariance matrices of its components, in float64."""
-
-    weights: np.ndarray
-    means: np.ndarray
-    covariances: np.ndarray
-
-    @property
-    def mean(self) -> np.ndarray:
-        """The mean of the whole."""
-        return self.weights @ self.means
-
-    @property
-    def covariance(self) -> np.ndarray:
-        """The covariance of the whole."""
-        apart = self.means - self.mean
-        return np.tensordot(self.weights, self.covariances, 1) + (self.weights[:, None] * apart).T @ apart
-
-
-def _variance() -> Array:
-    return jnp.asarray(np.random.default_rng(1).uniform(0.05, 0.4, SHAPE), jnp.float32)
-
-
-def _means(count: int) -> np.ndarray:
-    return np.random.default_rng(11).normal(scale=0.5, size=(count, 144)).astype(np.float32).astype(np.float64)
-
-
-def _diagonal() -> Moments:
-    return Moments(np.ones(1), 0.6 * _means(1), np.diag(np.asarray(_variance(), np.float64).ravel())[None])
-
-
-def dense_matrix(seed: int = 0) -> np.ndarray:
-    """A covariance without structure, with eigenvalues from 0.01 to 1."""
-    rotation = np.linalg.qr(np.random.default_rng(seed).normal(size=(144, 144)))[0]
-    return (rotation * np.geomspace(0.01, 1, 144)) @ rotation.T
-
-
-MOMENTS: dict[str, Callable[[], Moments]] = {
-    "diagonal": _diagonal,
-    "dense": lambda: Moments(np.ones(1), _means(1), dense_matrix()[None]),
-    "stationary": lambda: Moments(np.ones(1), _means(1), reference.natural_covariance(SHAPE)[None]),
-    "mixture": lambda: Moments(
-        np.array([1, 2, 3]) / 6, _means(3), np.stack([reference.natural_covariance(SHAPE, 0.1)] * 3)
-    ),
-    "mixture of dense": lambda: Moments(
-        np.array([0.5, 0.5]), _means(2), np.stack([dense_matrix(seed) for seed in range(2)])
-    ),
-}
-"""The closed forms among `PRIORS`, written down without the library."""
-
-
-def _image(vector: np.ndarray) -> Array:
-    return jnp.asarray(vector.reshape(SHAPE), jnp.float32)
-
-
-PRIORS: dict[str, Callable[[], Any]] = {
-    "diagonal": gaussian_prior,
-    "dense": lambda: GaussianPrior(_image(_means(1)), Dense(dense_matrix()), linear()),
-    "stationary": lambda: GaussianPrior(_image(_means(1)), natural_spectrum(SHAPE), linear()),
-    "mixture": lambda: MixturePrior(
-        (1.0, 2.0, 3.0), [GaussianPrior(_image(m), natural_spectrum(SHAPE, 0.1), linear()) for m in _means(3)]
-    ),
-    "mixture of dense": lambda: MixturePrior(
-        (0.5, 0.5), [GaussianPrior(_image(m), Dense(dense_matrix(k)), linear()) for k, m in enumerate(_means(2))]
-    ),
-    "network": network_prior,
-    "wrapped": lambda: Passed(network_prior()),
-    "guided": lambda: MMPS(*small_problem()),
-}
-
-
-@cache
-def closed_form(name: str) -> tuple[Any, Moments]:
-    """A prior and its moments."""
-    return PRIORS[name](), MOMENTS[name]()
 
 
 # Samplers
@@ -282,35 +148,6 @@ class Momentum:
 
     def image(self, state: tuple[Array, Array]) -> Array:
         return state[0]
-
-
-@pytree
-class Bits:
-    """A sampler whose image holds the random bits of the keys of its start and of its steps, one below the other."""
-
-    start: Array
-
-    def init(self, key: PRNGKeyArray, t: Any) -> Array:
-        return self._append(self.start, key)
-
-    def step(self, key: PRNGKeyArray, drawn: Array, t: Any, s: Any) -> tuple[Array, Prediction]:
-        return self._append(drawn, key), Prediction(jnp.zeros(SHAPE))
-
-    def image(self, drawn: Array) -> Array:
-        return drawn.reshape(-1, *SHAPE[1:])
-
-    def _append(self, drawn: Array, key: PRNGKeyArray) -> Array:
-        return jnp.concatenate([drawn[1:], bits_of(key)[None]])
-
-
-def bits_of(key: PRNGKeyArray) -> Array:
-    """Random bits as numbers that no program rounds; a normal number's last digit depends on the program."""
-    return jax.random.bits(key, SHAPE, jnp.uint16).astype(jnp.float32)
-
-
-def bit_sampler() -> Bits:
-    """For a chain of as many steps as `TIMES` has."""
-    return Bits(jnp.zeros((len(TIMES), *SHAPE)))
 
 
 def small_problem() -> tuple[GaussianPrior, Measurement]:
@@ -349,6 +186,8 @@ SAMPLERS: dict[str, Callable[[Any, Measurement], Any]] = {
     "wrapped prior": lambda prior, measurement: DPS(Passed(prior), measurement, zeta=0.1),
     "poisson": lambda prior, measurement: DPSLikelihood(prior, of(Identity(), PoissonNoise(40.0)), zeta=0.01),
     "non-linear": lambda prior, measurement: DPS(prior, of(Saturation()), zeta=0.1),
+    "complex": lambda prior, measurement: DPS(prior, of(Waves()), zeta=0.1),
+    "guided by complex": lambda prior, measurement: DDPM(MMPS(prior, of(Waves()))),
     "no image measured": lambda prior, measurement: DDPM(PiGDM(prior, of(Sums()))),
     "no image as state": lambda prior, measurement: Momentum(prior),
 }
@@ -382,6 +221,7 @@ def no_lpips_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """LPIPS weights of whoever runs the tests must not change what they see."""
     for name in ("JAXDIFF_WEIGHTS", "XDG_CACHE_HOME", "HF_HOME"):
         monkeypatch.setenv(name, str(tmp_path / "empty"))
+    monkeypatch.setattr("jaxdiff.metrics.lpips_files.PACKAGE", "no_such_package")
 
 
 @pytest.fixture

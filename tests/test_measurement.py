@@ -9,7 +9,9 @@ from scipy import stats
 from jaxdiff.measurement import Measurement, measure
 from jaxdiff.noise import GaussianNoise, PoissonNoise
 from jaxdiff.operators import Identity
-from tests.conftest import NOISES, OPERATORS, SHAPE, SIGMA_Y, gaussian_prior, of
+from jaxdiff.samplers import SDEdit
+from tests.conftest import NOISES, SHAPE, SIGMA_Y, gaussian_prior, of
+from tests.operators.conftest import OPERATORS, Waves
 
 X = 0.5 * jax.random.normal(jax.random.key(6), SHAPE)
 
@@ -27,7 +29,7 @@ def test_noise_falls_on_what_is_observed_and_on_nothing_else(name):
 PAIRS = [(name, noise) for name in ("random", "saturation") for noise in NOISES]
 
 
-@pytest.mark.parametrize(("operator", "noise"), [*PAIRS, ("sums", "gaussian")])
+@pytest.mark.parametrize(("operator", "noise"), [*PAIRS, ("sums", "gaussian"), ("waves", "gaussian")])
 def test_the_truth_is_one_deviation_from_the_data(operator, noise):
     """Averaged over 200 measurements, whose entries are many, the mean square is 1."""
     one = lambda key: measure(key, OPERATORS[operator].make(), X, NOISES[noise]()).residual_ratio(X) ** 2
@@ -49,6 +51,11 @@ def test_a_complex_measurement_has_two_parts():
     ratio = measure(jax.random.key(1), waves, x, 0.3).residual_ratio(x)
     # 18432 draws: the standard error of a standard deviation is 0.52 %.
     assert abs(float(ratio) - 1) < 4 * 0.0052
+
+
+def test_a_complex_measurement_is_no_start_for_sdedit():
+    with pytest.raises(ValueError, match="`y` must be an image, got complex numbers"):
+        SDEdit(gaussian_prior(), of(Waves()))
 
 
 def test_a_number_is_gaussian_noise_and_zero_is_none():

@@ -65,6 +65,11 @@ def test_both_parts_of_a_complex_measurement_have_the_level():
         np.testing.assert_allclose(part.std(), SIGMA_Y, rtol=4.5 / (2 * COUNT) ** 0.5)
 
 
+def test_complex_numbers_are_no_counts_of_photons():
+    with pytest.raises(ValueError, match="photons are counted"):
+        PoissonNoise(10.0).sample(jax.random.key(0), 1j * CLEAN)
+
+
 @pytest.mark.parametrize("sigma_y", [-0.1, float("nan"), float("inf")])
 def test_a_bad_level_is_refused(sigma_y):
     with pytest.raises(ValueError, match="`sigma_y` must be"):

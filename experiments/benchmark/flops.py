@@ -16,7 +16,7 @@ class Work(NamedTuple):
 
     Attributes:
         name: of its weight; attention's two products are named after the block.
-        side: height and width of what it gives, in pixels; 1 where there is one vector per image.
+        side: height and width of what it gives, in blocks of `patch` pixels; 1 where there is one vector per image.
         multiply_adds: how many.
     """
 
@@ -30,7 +30,7 @@ def network_work(config: UNetConfig) -> Iterator[Work]:
     for name, shape in flax_shapes(config).items():
         if not name.endswith("kernel"):
             continue
-        side = 1 if _is_embedding(name) else config.image_size >> _level(config, name)
+        side = 1 if _is_embedding(name) else config.image_size // config.patch >> _level(config, name)
         yield Work(name, side, prod(shape) * side**2)
         if name.endswith("qkv.kernel"):
             # Queries with keys, and weights with values.

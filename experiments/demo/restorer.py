@@ -13,8 +13,9 @@ from jaxtyping import Bool, Float, UInt8
 
 from jaxdiff import Denoiser, Measurement, measure, sample_segments
 from jaxdiff.errors import UserError, check_positive
-from jaxdiff.images.fit import Fit, check_hidden, read_fitted
+from jaxdiff.images.fit import Fit, read_fitted
 from jaxdiff.images.grid import heat
+from jaxdiff.images.masks import check_hidden
 from jaxdiff.metrics.diagnosis import Diagnose, Diagnosis
 from jaxdiff.operators import Mask
 from jaxdiff.runs.methods import METHODS, make_run

@@ -10,12 +10,10 @@ from scipy.stats import t as student
 
 from experiments.evaluate.records import Entry, held, read_entries, read_settings
 from experiments.shared.problems import PROBLEMS
+from experiments.shared.tables import METRICS
 from jaxdiff.disk import write_atomically
 from jaxdiff.runs.methods import METHODS, describe_sigma
-from jaxdiff.runs.scores import LABELS
 from jaxdiff.runs.tables import NOT_AVAILABLE, Row, markdown, write_csv
-
-METRICS = {**LABELS, "residual_ratio": "residual / noise"}
 
 
 def write_tables(folder: Path) -> str:

@@ -27,7 +27,7 @@ from experiments.out_of_distribution.panda import draw_panda
 from experiments.out_of_distribution.signs import Result, Subject, signs_in_words, signs_table, std_of
 from experiments.shared.cells import brightest, cells_record, run_cell, sections, write_cells
 from experiments.shared.command import run_script
-from experiments.shared.problems import KNOWN_PROBLEMS, PROBLEMS, held_out_face, make_problem, read_photo
+from experiments.shared.problems import KNOWN_PROBLEMS, PROBLEMS, held_out_face, make_problem, read_fitted_photo
 from experiments.shared.published import is_ffhq_256
 from experiments.shared.realism import denoising_error
 from experiments.shared.setup import (
@@ -87,7 +87,7 @@ def begin(config: OutOfDistribution) -> list[Subject]:
     if is_ffhq_256(prior) and config.reference is None:
         raise UserError("--reference must name a photo of a face: to this prior a drawn face is a stranger, too.")
     reference = config.reference
-    face = held_out_face(config.face, height) if reference is None else read_photo(reference, (height, width))
+    face = held_out_face(config.face, height) if reference is None else read_fitted_photo(reference, (height, width))
     stranger = draw_panda(height) if config.image is None else experiment.truth
     settings = experiment_settings(config, replace(experiment, truth=stranger)) | {"reference_sha256": digest(face)}
     open_results(config, PROGRAM, settings)

@@ -16,7 +16,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from experiments.posterior.calibration import Reference, assess, of_posterior, o
 from experiments.posterior.figure import bench_figure
 from experiments.posterior.tables import ddpm_table, full_table, short_table
 from experiments.shared.command import run_script
+from experiments.shared.setup import flags_of, open_results
 from jaxdiff import DDPM, measure, sample_many
 from jaxdiff.disk import write_atomically
 from jaxdiff.errors import UserError, check_names
@@ -37,7 +38,7 @@ from jaxdiff.operators import BoxMask, GaussianBlur, Mask, RandomMask
 from jaxdiff.priors.exact import posterior
 from jaxdiff.priors.gaussian import Dense, Diagonal, GaussianPrior, natural_spectrum
 from jaxdiff.priors.mixture import MixturePrior
-from jaxdiff.runs.folder import command_line, finish_folder, open_folder, write_json
+from jaxdiff.runs.folder import finish_folder, write_json
 from jaxdiff.runs.methods import METHODS, Run, describe_sigma, make_run
 from jaxdiff.runs.platform import require
 from jaxdiff.runs.tables import Row, write_csv
@@ -211,9 +212,7 @@ def main(config: Config) -> None:
     check(config)
     require("matplotlib", "plots", "drawing curves")
     console = Console()
-    settings = {k: v for k, v in asdict(config).items() if k not in ("out", "resume", "overwrite")}
-    command = command_line(PROGRAM, config)
-    open_folder(config.out, PROGRAM, settings, command=command, resume=config.resume, overwrite=config.overwrite)
+    open_results(config, PROGRAM, flags_of(config))
     console.print(
         f"sigma_y = {describe_sigma(config.sigma)}; {config.seeds} samples of each posterior", highlight=False
     )

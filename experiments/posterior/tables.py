@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from jaxdiff.priors.gaussian import GaussianPrior
 from jaxdiff.runs.tables import Row, markdown
-from jaxdiff.schedule import time_grid
+from jaxdiff.schedule import Schedule, time_grid
 
 COLUMNS = {
     "bias_seen": "bias",
@@ -67,17 +67,17 @@ def ddpm_table(rows: Sequence[Row], priors: Mapping[str, Callable[[Any], Any]], 
 
 def chain_ratio(prior: GaussianPrior, steps: int) -> float:
     """Returns the standard deviation that DDPM's chain ends with over the prior's, root mean square over pixels."""
-    ends = _diagonal(prior, lambda values: chain_variance(values, steps))
+    ends = _diagonal(prior, lambda values: chain_variance(prior.schedule, values, steps))
     return float(np.sqrt(np.mean(ends / _diagonal(prior, lambda values: values))))
 
 
-def chain_variance(values: Float[np.ndarray, "..."], steps: int) -> Float[np.ndarray, "..."]:
+def chain_variance(schedule: Schedule, values: Float[np.ndarray, "..."], steps: int) -> Float[np.ndarray, "..."]:
     """Returns the variance that DDPM's chain ends with in directions of prior variance `values`.
 
     For a Gaussian prior every step is affine in every eigenvector, so that the variance follows exactly.
     """
-    alpha_bar = np.append(np.cumprod(1 - np.linspace(1e-4, 0.02, 1000)), 1.0)
-    times = time_grid(1000, steps)
+    alpha_bar = np.exp(np.asarray(schedule.log_alpha_bar, np.float64))
+    times = time_grid(schedule.num_times, steps)
     spread = np.full_like(values, 1 - alpha_bar[times[0]])
     for a_t, a_s in zip(alpha_bar[times[:-1]], alpha_bar[times[1:]], strict=True):
         beta = 1 - a_t / a_s

@@ -9,7 +9,7 @@ Faithfulness is measured by the PSNR against the truth and by the distance to th
 
 Realism is 0 for faces with the task's damage and 1 for whole faces, along the direction that tells the two apart
 in the innermost layer of the prior's own network. It sees what is left of the damage and nothing else;
-`experiments/realism.py` says how it is made, and the report how well it knows other faces.
+`experiments/shared/realism.py` says how it is made, and the report how well it knows other faces.
 
 Writes `report.html`, `figure.png`, `curve.png`, `table.md`, `metrics.csv` (a row per task, start and seed),
 `config.json`, `measurements.npz`, and every image as a PNG. `--resume` goes on with an interrupted run.

@@ -142,10 +142,10 @@ def load_truth(
         loaded = loaded.at(shape)
     except ValueError as error:
         raise UserError(f"--size {size} does not suit this prior: {error}") from error
-    return loaded, held_out_face(face, shape[0]) if image is None else read_photo(image, shape[:2])
+    return loaded, held_out_face(face, shape[0]) if image is None else read_fitted_photo(image, shape[:2])
 
 
-def read_photo(path: Path, size: tuple[int, int]) -> Float[Array, "h w 3"]:
+def read_fitted_photo(path: Path, size: tuple[int, int]) -> Float[Array, "h w 3"]:
     """Reads a photo at a prior's height and width, and says what was done to it."""
     photo, fit = read_fitted(path, size)
     if fit.picture != size:

@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from experiments.shared.problems import held_out_face
 from experiments.shared.setup import Config, Experiment
 from jaxdiff import DDPM, Denoiser, time_grid
+from jaxdiff.networks.blocks import space_to_depth
 from jaxdiff.networks.layers import ResBlock, timestep_embedding
 from jaxdiff.operators import Operator
 from jaxdiff.runs.methods import Run
@@ -42,7 +43,7 @@ def innermost(network: Any, x_t: Float[Array, "n h w 3"], t: int) -> Float[Array
     """Returns what the prior's UNet makes of noisy images where its resolution is lowest."""
     embedding = network.time_embed_1(timestep_embedding(jnp.full(len(x_t), t), network.config.channels))
     embedding = network.time_embed_2(nnx.silu(embedding))
-    hidden = x_t
+    hidden = space_to_depth(x_t, network.config.patch)
     for block in (*network.input_blocks, network.middle_block):
         for layer in block:
             hidden = layer(hidden, embedding) if isinstance(layer, ResBlock) else layer(hidden)

@@ -15,6 +15,9 @@ from jaxdiff.networks.precision import Dtype
 from jaxdiff.runs.folder import command_line, describe_prior, digest, open_folder
 from jaxdiff.runs.methods import describe_sigma
 
+INPUTS = ("image", "prior", "reference")
+"""Flags that name files to read."""
+
 
 @dataclass(frozen=True)
 class Config:
@@ -81,26 +84,32 @@ def load(config: Config) -> Experiment:
     return Experiment(prior, truth, Console())
 
 
-def open_results(config: Config, program: str, settings: Mapping[str, Any]) -> None:
+def flags_of(config: Any, without: Iterable[str] = ()) -> dict[str, Any]:
+    """Returns the flags that decide numbers, by name: all but those of the folder, `--batch-size`, and `without`."""
+    left_out = {"out", "resume", "overwrite", "batch_size", *without}
+    return {name: value for name, value in asdict(config).items() if name not in left_out}
+
+
+def open_results(config: Any, program: str, settings: Mapping[str, Any]) -> None:
     """Opens the result folder.
 
     Args:
-        config: the flags.
+        config: the flags, `out` and `overwrite` among them; no files that they name may lie in the folder.
         program: how the script is called.
-        settings: everything that decides the numbers, as from `experiment_settings`.
+        settings: everything that decides the numbers, as from `experiment_settings` or `flags_of`.
 
     Raises:
         UserError: if the folder cannot be used.
     """
-    command = command_line(program, config)
+    flags = vars(config)
     open_folder(
         config.out,
         program,
         settings,
-        command=command,
-        resume=config.resume,
+        command=command_line(program, config),
+        resume=flags.get("resume"),
         overwrite=config.overwrite,
-        inputs=(config.image, Path(config.prior)),
+        inputs=[Path(flags[name]) for name in INPUTS if flags.get(name)],
     )
 
 
@@ -137,9 +146,8 @@ def print_results(console: Console, out: Path, names: str, missing: Iterable[str
 
 def experiment_settings(config: Config, experiment: Experiment, without: Iterable[str] = ()) -> dict[str, Any]:
     """Everything that decides the numbers; a folder is continued only if all of it is the same."""
-    left_out = {"out", "resume", "overwrite", "batch_size", *without}
     return {
-        **{k: v for k, v in asdict(config).items() if k not in left_out},
+        **flags_of(config, without),
         "image_sha256": digest(experiment.truth),
         "sigma_y": {"in [-1, 1] units": config.sigma, "in [0, 1] units": config.sigma / 2},
         "denoiser": describe_prior(experiment.prior),

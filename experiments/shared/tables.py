@@ -6,6 +6,9 @@ from experiments.shared.problems import PROBLEMS
 from jaxdiff.runs.scores import HIGHER_IS_BETTER, LABELS, mean_and_std, mean_text
 from jaxdiff.runs.tables import NOT_AVAILABLE, Row, markdown
 
+METRICS = {**LABELS, "residual_ratio": "residual / noise"}
+"""Columns of scores and their heads."""
+
 Published = Mapping[str, Mapping[tuple[str, str], str]]
 """Columns of published numbers, by task and method."""
 
@@ -27,10 +30,7 @@ def summary(rows: Sequence[Row], published: Published | None = None, *, bold: st
     for task in dict.fromkeys(str(row["task"]) for row in rows):
         methods = list(dict.fromkeys(str(row["method"]) for row in rows if row["task"] == task))
         of_method = [[row for row in rows if (row["task"], row["method"]) == (task, method)] for method in methods]
-        columns = {
-            LABELS.get(metric, "residual / noise"): _column(of_method, metric, bold)
-            for metric in (*LABELS, "residual_ratio")
-        }
+        columns = {head: _column(of_method, metric, bold) for metric, head in METRICS.items()}
         for i, method in enumerate(methods):
             ours = {head: texts[i] for head, texts in columns.items()}
             theirs = {head: numbers.get((task, method), "") for head, numbers in (published or {}).items()}

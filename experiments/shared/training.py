@@ -1,7 +1,7 @@
 """What training scripts share: the first state, checkpoints, the split of a batch, and the files of the log."""
 
 import csv
-import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -14,14 +14,38 @@ import optax
 import orbax.checkpoint as ocp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxdiff.disk import write_atomically
+from jaxdiff.disk import MANIFEST, WRITTEN, FolderKind, claim_folder, record_written, write_atomically
 from jaxdiff.priors.training import TrainState
+from jaxdiff.runs.folder import write_json
+
+_PARTS = ("config.json", "checkpoints", "prior", "loss.csv", "loss.png", "held_out.csv")
+_SAMPLES = re.compile(r"samples_\d+\.png")
 
 
-def write_settings(folder: Path, config: Any) -> None:
-    """Makes a run's folder and writes its settings down."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "config.json", json.dumps(asdict(config), indent=2, default=str) + "\n")
+def open_run(config: Any, program: str, data: Path | None) -> None:
+    """Claims a run's folder, or finds the one to go on with, and writes the settings down.
+
+    Args:
+        config: the flags, `out` among them.
+        program: how the script is called; only its own folders are written into.
+        data: what is trained on, which must not lie in the folder.
+
+    Raises:
+        UserError: if the folder is not the script's, or another process trains in it.
+    """
+    _adopt(config, program)
+    claim_folder(config.out, program, inputs=[data])
+    write_json(config.out / "config.json", asdict(config))
+
+
+def _adopt(config: Any, program: str) -> None:
+    """Gives the folder of a run that was begun before such folders were claimed the list of its files."""
+    kind, folder = FolderKind(_PARTS, "config.json", tuple(asdict(config))), config.out
+    names = [path.name for path in folder.iterdir()] if kind.is_one(folder) else []
+    if names and all(name in _PARTS or _SAMPLES.fullmatch(name) for name in names):
+        files = [name for name in names if (folder / name).is_file()]
+        write_atomically(folder / WRITTEN, "".join(f"{name}\n" for name in files))
+        write_json(folder / MANIFEST, {"program": program})
 
 
 def first_state(weights: Any, optimizer: optax.GradientTransformation) -> TrainState:
@@ -59,6 +83,7 @@ def restore_last(manager: ocp.CheckpointManager, state: TrainState) -> TrainStat
 
 def append_row(path: Path, step: int, row: Mapping[str, float]) -> None:
     """Adds one step's numbers to a CSV file."""
+    record_written(path)
     fresh = not path.exists()
     with path.open("a", newline="") as file:
         writer = csv.writer(file)

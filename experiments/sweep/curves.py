@@ -9,15 +9,14 @@ import numpy as np
 from jaxtyping import Float
 
 from experiments.shared.problems import Problem
+from experiments.shared.tables import METRICS
 from experiments.sweep.grids import Numbers, SweepGrid, in_short
 from jaxdiff.runs.methods import METHODS
-from jaxdiff.runs.scores import HIGHER_IS_BETTER, LABELS, mean_and_std, mean_text
+from jaxdiff.runs.scores import HIGHER_IS_BETTER, mean_and_std, mean_text
 from jaxdiff.runs.tables import Row, markdown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-METRICS = {**LABELS, "residual_ratio": "residual / noise"}
 
 NEAR = 0.5
 """A difference in PSNR, in dB, that a few seeds of one image do not settle."""

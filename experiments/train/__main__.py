@@ -3,9 +3,9 @@
     python -m experiments.train --photos FOLDER
     python -m experiments.train --photos FOLDER --steps 3750 --minutes 60
 
-Any folder of photographs will do. The shipped prior's come from the Debian packages mate-backgrounds,
-lomiri-wallpapers-16.04, lomiri-wallpapers-20.04 and plasma-workspace-wallpapers (`apt-get download PACKAGE`, then
-`dpkg -x PACKAGE.deb FOLDER`).
+Any folder of photographs will do. Free ones come with the Debian packages mate-backgrounds, lomiri-wallpapers-16.04,
+lomiri-wallpapers-20.04 and plasma-workspace-wallpapers (`apt-get download PACKAGE`, then `dpkg -x PACKAGE.deb FOLDER`).
+No prior that was trained on them is shipped.
 
 Half of every batch is random crops of the photographs, half is dead leaves. The network sees noise levels from
 `--first-time` up only; below, a denoiser of small noise takes over (`jaxdiff.priors.split`). Writes into the run's
@@ -35,9 +35,9 @@ from experiments.shared.training import (
     first_state,
     forget_after,
     open_checkpoints,
+    open_run,
     print_progress,
     restore_last,
-    write_settings,
 )
 from experiments.train.crops import random_crops, read_photographs, to_images
 from experiments.train.leaves import draw_leaves
@@ -48,6 +48,7 @@ from jaxdiff.priors.storage import PriorConfig, parameters, save_prior
 from jaxdiff.priors.training import TrainState, make_optimizer, make_train_step
 from jaxdiff.schedule import Schedule
 
+PROGRAM = "python -m experiments.train"
 HELD_OUT_TIMES = (110, 200, 300, 500, 700, 900)
 _HELD_OUT_CROPS = 16
 
@@ -138,7 +139,10 @@ def train(config: Config) -> None:
     state = first_state(weights, optimizer)
     schedule = config.prior.make_schedule()
     sharded, replicated = batch_shardings(config.batch_size // 2)
-    advance = make_advance(config, make_step(config, graph, optimizer, schedule), sharded, replicated)
+    step_fn = make_train_step(
+        graph, optimizer, schedule, target="v", variance="fixed_small", first_time=config.first_time
+    )
+    advance = make_advance(config, step_fn, sharded, replicated)
     measure = make_held_out_error(graph, schedule, held_out, max(config.sizes)) if held_out else None
     with open_checkpoints(config.out) as manager:
         state = restore_last(manager, jax.device_put(state, replicated))
@@ -163,11 +167,6 @@ def train(config: Config) -> None:
                     _log_held_out(config, step, measure(state.average))
             if last:
                 break
-
-
-def make_step(config: Config, graph: nnx.GraphDef, optimizer: Any, schedule: Schedule) -> Callable:
-    """Returns the training step of this run's network, see `jaxdiff.priors.training`."""
-    return make_train_step(graph, optimizer, schedule, target="v", variance="fixed_small", first_time=config.first_time)
 
 
 def make_advance(config: Config, step_fn: Callable, sharded: NamedSharding, replicated: NamedSharding) -> Callable:
@@ -229,8 +228,12 @@ def _log_held_out(config: Config, step: int, errors: list[float]) -> None:
 
 
 def main(config: Config) -> None:
-    """Writes the settings down and trains."""
-    write_settings(config.out, config)
+    """Writes the settings down and trains.
+
+    Raises:
+        UserError: if the folder or the photographs cannot be used.
+    """
+    open_run(config, PROGRAM, config.photos)
     train(config)
 
 

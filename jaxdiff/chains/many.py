@@ -9,12 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, UInt32
 
 from jaxdiff.chains.devices import Devices, devices_of, place, share_out
 from jaxdiff.chains.memory import describe_bytes, fitting, plan
 from jaxdiff.chains.program import advance_chains, start_chains, start_observing, whole_segment
-from jaxdiff.samplers.base import Observer, Sampler, check_times, visit_numbers
+from jaxdiff.pytree import as_pytree
+from jaxdiff.samplers.base import Observer, Sampler, as_keys, check_times, visit_numbers
+
+Keys = Key[Array, " n"] | UInt32[Array | np.ndarray, "n words"]
+"""PRNG keys, one for every chain; legacy ones (`jax.random.PRNGKey`) too."""
 
 
 class Progress(NamedTuple):
@@ -43,7 +47,7 @@ class Progress(NamedTuple):
 
 def sample_segments(
     sampler: Sampler,
-    keys: Key[Array, " n"],
+    keys: Keys,
     times: Int[Array, " n"] | np.ndarray,
     *,
     batch_size: int | None = None,
@@ -60,7 +64,7 @@ def sample_segments(
 
     Args:
         sampler: the algorithm.
-        keys: `(n,)` PRNG keys; sample `k` depends on `keys[k]` only, whatever the batches and segments.
+        keys: `(n,)` PRNG keys, new or legacy; sample `k` depends on `keys[k]` only, whatever the batches and segments.
         times: usually falling and ending with -1; they may rise and repeat.
         batch_size: chains that run at once; all by default. Rounded up to a multiple of the number of devices, of which
             no more are used than there are chains for. The last batch is filled up with copies.
@@ -81,15 +85,14 @@ def sample_segments(
         MemoryError: if a batch does not fit, with the size that does. Where the system has no such error (Linux, on
             CPUs) it ends the process instead; ask `plan` before.
     """
+    check_times(sampler, times)
+    keys, sampler, observer = as_keys(keys), as_pytree(sampler), as_pytree(observer)
     num_steps = len(times) - 1
     batch_size = len(keys) if batch_size is None else batch_size
-    if keys.ndim != 1 or len(keys) == 0 or num_steps < 1:
-        raise ValueError(
-            f"`keys` must be (n,) with n > 0, and `times` at least two, got {keys.shape} and {len(times)}."
-        )
+    if num_steps < 1:
+        raise ValueError(f"`times` must be at least two, got {len(times)}.")
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be positive, got {batch_size}.")
-    check_times(sampler, times)
     devices = devices_of(keys) if devices is None else devices
     batch_size = min(batch_size, len(keys))
     if devices is not None:
@@ -153,7 +156,7 @@ def _out_of_memory_explained(
 
 def sample_many(
     sampler: Sampler,
-    keys: Key[Array, " n"],
+    keys: Keys,
     times: Int[Array, " n"] | np.ndarray,
     *,
     batch_size: int | Literal["auto"] | None = None,
@@ -181,7 +184,7 @@ def sample_many(
         ValueError: as `sample_segments`.
         MemoryError: if a batch, or not even one chain, fits.
     """
-    results = []
+    results, keys, sampler = [], as_keys(keys), as_pytree(sampler)
     if batch_size == "auto":
         found = plan(sampler, times, segment=segment, devices=devices)
         batch_size, devices = fitting(found, len(keys)), devices and devices[: found.devices]

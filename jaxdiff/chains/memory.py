@@ -11,7 +11,8 @@ from jaxtyping import Array, Int
 
 from jaxdiff.chains.devices import Devices
 from jaxdiff.chains.program import advance_chains, start_chains, start_observing, whole_segment
-from jaxdiff.samplers.base import Observer, Sampler
+from jaxdiff.pytree import as_pytree
+from jaxdiff.samplers.base import Observer, Sampler, check_times
 
 WORKSPACE = 1.1
 """On CPUs the library for convolutions takes memory of its own while a program runs, which XLA does not count: 2 to
@@ -78,6 +79,8 @@ def plan(
     Returns:
         The plan; `print` says it in a sentence.
     """
+    check_times(sampler, times)
+    sampler, observer = as_pytree(sampler), as_pytree(observer)
     devices = devices or jax.devices()[:1]
     times = jnp.asarray(times)[: whole_segment(segment, len(times) - 1) + 1]
     # Not one and two: XLA lays small batches out in another way, which needs less memory for every chain.

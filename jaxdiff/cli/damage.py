@@ -1,6 +1,10 @@
 """The damaged picture that `jaxdiff restore` is given: read, brought to the prior's size, and its forward model."""
 
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +13,12 @@ from jaxtyping import Array, Bool, Float
 from rich.console import Console
 
 from jaxdiff.cli.request import Restore
-from jaxdiff.images.fit import Fit, check_hidden, pixels, read_mask, read_picture
+from jaxdiff.errors import UserError
+from jaxdiff.images.fit import Fit, pixels
 from jaxdiff.images.kernels import check_kernel, read_kernel, scale_kernel
+from jaxdiff.images.masks import check_hidden, read_mask
+from jaxdiff.images.opening import PictureWarning
+from jaxdiff.images.photo import Photo, read_photo
 from jaxdiff.measurement import Measurement, measure
 from jaxdiff.operators import Blur, GaussianBlur, Identity, Mask, observed
 from jaxdiff.runs.methods import describe_sigma
@@ -21,14 +29,14 @@ class Damage:
     """A damaged picture at the prior's size, and how it came about.
 
     Attributes:
-        picture: the picture as given, at its own size.
+        photo: the picture as given, at its own size.
         fit: how it was brought to the prior's size.
         hidden: which of its pixels are hidden; None unless inpainting.
         measurement: what was measured, at the prior's size.
         truth: the clean image, if the damage is simulated.
     """
 
-    picture: Float[np.ndarray, "H W 3"]
+    photo: Photo
     fit: Fit
     hidden: Bool[np.ndarray, "H W"] | None
     measurement: Measurement
@@ -36,33 +44,51 @@ class Damage:
 
 
 def say(console: Console, text: str) -> None:
-    """Prints a line as it is."""
+    """Prints a line as it is; what the console cannot show is escaped."""
+    encoding = console.encoding
+    text = text.encode(encoding, "backslashreplace").decode(encoding)
     console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+@contextmanager
+def warnings_said(console: Console) -> Iterator[None]:
+    """Prints what is warned of while pictures are read."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", PictureWarning)
+        shown = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+            say(console, str(message)) if issubclass(category, PictureWarning) else shown(message, category, *rest)
+
+        warnings.showwarning = show
+        yield
 
 
 def read_damage(request: Restore, prior: tuple[int, int], console: Console) -> Damage:
     """Reads the picture and what belongs to it, brings them to the prior's height and width, and says how."""
-    picture = read_picture(request.damaged)
-    fit = Fit(str(request.damaged), picture.shape[:2], prior, request.fit)
-    say(console, fit.describe())
-    hidden = None
-    if request.task == "inpaint":
-        hidden, operator = read_holes(request, fit, console)
-    elif request.task == "deblur":
-        operator = read_blur(request, fit, console)
-    else:
-        operator = Identity()
+    with warnings_said(console):
+        photo = read_photo(request.damaged)
+        picture = photo.x
+        fit = Fit(str(request.damaged), picture.shape[:2], prior, request.fit)
+        say(console, fit.describe())
+        hidden = None
+        if request.task == "inpaint":
+            photo, hidden, operator = read_holes(request, photo, fit, console)
+        elif request.task == "deblur":
+            operator = read_blur(request, fit, console)
+        else:
+            operator = Identity()
     image = jnp.asarray(fit.apply(picture))
     given = request.sigma_y
     if request.simulate:
         assert given is not None
         key = jax.random.fold_in(jax.random.key(request.seed), 1)
-        damage = Damage(picture, fit, hidden, measure(key, operator, image, given), image)
+        damage = Damage(photo, fit, hidden, measure(key, operator, image, given), image)
     else:
         # The mean of n pixels has 1 / sqrt(n) of their noise.
         sigma_y = (estimate_sigma(picture) if given is None else given) / fit.scale
         measurement = Measurement(operator, observed(operator, image) * image, sigma_y)
-        damage = Damage(picture, fit, hidden, measurement, None)
+        damage = Damage(photo, fit, hidden, measurement, None)
     estimated = " (estimated from the picture; --sigma sets it)" if given is None else ""
     averaged = (
         f" after averaging {fit.scale:.3g} x {fit.scale:.3g} pixels" if fit.scale > 1 and not request.simulate else ""
@@ -85,17 +111,38 @@ def estimate_sigma(picture: Float[np.ndarray, "h w 3"]) -> float:
     return max(float(np.median(np.abs(details)) / 0.6745), 2 / 255 / 12**0.5)
 
 
-def read_holes(request: Restore, fit: Fit, console: Console) -> tuple[Bool[np.ndarray, "H W"], Mask]:
-    """Returns which pixels of the picture are hidden, and the mask at the prior's size."""
-    assert request.mask is not None
-    hidden = read_mask(request.mask, fit.picture, request.invert_mask)
+def read_holes(
+    request: Restore, photo: Photo, fit: Fit, console: Console
+) -> tuple[Photo, Bool[np.ndarray, "H W"], Mask]:
+    """Returns the photo, opaque where its transparency is the mask, which pixels are hidden, and the operator."""
+    photo, hidden = find_holes(request, photo)
+    source = request.mask or request.damaged
     small, size = fit.apply_hidden(hidden), pixels(*fit.prior)
     fix = "a pixel of the prior is hidden if any part of it is; take a coarser mask, or a larger prior"
-    check_hidden(small, f"the mask {request.mask}, brought to the prior's {size} pixels,", fix)
+    check_hidden(small, f"the mask {source}, brought to the prior's {size} pixels,", fix)
     if hidden.sum() > hidden[fit.kept].sum():
-        say(console, f"{request.mask}: what it hides outside of the part kept stays as it is; --fit pad keeps it")
-    say(console, f"{request.mask}: {hidden.mean():.1%} of the pixels are hidden, {small.mean():.1%} at {size}")
-    return hidden, Mask(1.0 - small[..., None].astype(np.float32))
+        say(console, f"{source}: what it hides outside of the part kept stays as it is; --fit pad keeps it")
+    say(console, f"{source}: {hidden.mean():.1%} of the pixels are hidden, {small.mean():.1%} at {size}")
+    if photo.transparent is not None and (clear := (hidden & photo.transparent).mean()):
+        say(console, f"{request.damaged}: {clear:.1%} of the pixels are filled and stay transparent, as they came")
+    return photo, hidden, Mask(1.0 - small[..., None].astype(np.float32))
+
+
+def find_holes(request: Restore, photo: Photo) -> tuple[Photo, Bool[np.ndarray, "H W"]]:
+    """Returns what the mask hides, or without one what the photo says itself; then its hole is opaque."""
+    own = request.mask is None or request.mask.resolve() == request.damaged.resolve()
+    if request.mask is not None and not own:
+        return photo, read_mask(request.mask, photo.x.shape, rule=request.mask_rule)
+    if request.mask is None and photo.transparent is None and not (request.mask_alpha or request.mask_colour):
+        raise UserError(
+            "--task inpaint needs --mask MASK.png, a picture that is white where pixels are hidden; or a damaged "
+            "picture that is transparent there, or painted in a colour that --mask-colour names."
+        )
+    rule = request.mask_rule
+    if request.mask is None and request.mask_colour is None:
+        rule = replace(rule, alpha=True)
+    hidden = rule.hidden(photo, str(request.damaged))
+    return photo.opaque(hidden) if photo.transparent is not None else photo, hidden
 
 
 def read_blur(request: Restore, fit: Fit, console: Console) -> Blur | GaussianBlur:

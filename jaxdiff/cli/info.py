@@ -12,10 +12,10 @@ from rich.console import Console
 import jaxdiff
 from jaxdiff import guidance, operators, samplers
 from jaxdiff.cli.request import Restore
+from jaxdiff.metrics.lpips_files import LPIPSWeightsNotFound, find_arrays
 from jaxdiff.priors.storage import SHIPPED, PriorError, read_config
 from jaxdiff.runs.folder import environment
 from jaxdiff.runs.methods import KNOWN_METHODS, TASKS
-from jaxdiff.runs.scores import load_lpips_nets
 
 
 def print_info() -> None:
@@ -33,11 +33,16 @@ def print_info() -> None:
         console.print(f"{'memory':<10} {total / 2**30:.1f} GiB, {os.cpu_count()} processors")
     for prior in sorted([*SHIPPED.glob("*/"), *Path("priors").glob("*/")]):
         console.print(f"{'prior':<10} {prior_line(prior)}")
-    nets, missing = load_lpips_nets()
-    for name in nets:
-        console.print(f"{'LPIPS':<10} {name}: found")
-    for message in missing:
-        console.print(f"{'LPIPS':<10} {message}")
+    for net in ("vgg", "alex"):
+        console.print(f"{'LPIPS':<10} {lpips_line(net)}")
+
+
+def lpips_line(net: str) -> str:
+    """Returns where the weights of an LPIPS network lie, which are not read, or how to get them."""
+    try:
+        return f"{net}: {find_arrays(net)[0]}"
+    except LPIPSWeightsNotFound as error:
+        return str(error)
 
 
 def prior_line(folder: Path) -> str:

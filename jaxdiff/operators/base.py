@@ -5,10 +5,10 @@ from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, Float
-
-from jaxdiff.pytree import pytree, static
 
 
 @runtime_checkable
@@ -53,29 +53,6 @@ class SpectralOperator(Protocol):
         ...
 
 
-@pytree
-class FunctionOperator:
-    """A plain function as an operator; what it closes over becomes part of the compiled program.
-
-    Another function, even with the same text, is compiled anew: write a `pytree` class for operators with numbers.
-
-    Args:
-        function: from an image to what is measured of it.
-    """
-
-    function: Callable[[Array], Array] = static()
-
-    def __call__(self, x: Float[Array, "h w c"]) -> Array:
-        """Calls the function."""
-        return self.function(x)
-
-
-def as_operator(operator: Operator) -> Operator:
-    """Returns an operator as a PyTree: itself, or a plain function wrapped."""
-    is_leaf = jax.tree.leaves(operator) == [operator]
-    return FunctionOperator(operator) if is_leaf else operator
-
-
 def observed(operator: Operator, y: Array) -> Array:
     """Returns 1 where an entry of `y` is measured and 0 where it never is; the operator's own, or all ones."""
     own = getattr(operator, "observed", None)
@@ -83,24 +60,31 @@ def observed(operator: Operator, y: Array) -> Array:
 
 
 def is_linear(operator: Operator, x_like: Float[Array, "h w c"] | jax.ShapeDtypeStruct) -> bool:
-    """Tells whether JAX can transpose the operator, which it can if all that is done to the image is linear."""
+    """Tells whether JAX can transpose the operator, and `A(0) = 0`.
+
+    It can if all that is done to the image is affine; `A(0)` then tells. It is taken for 0 where it is traced.
+    """
     y_like = jax.eval_shape(operator, x_like)
     try:
         jax.eval_shape(lambda y: jax.linear_transpose(operator, x_like)(y), y_like)
     except Exception:  # what JAX raises depends on the primitive
         return False
-    return True
+    offset = operator(jnp.zeros(x_like.shape, x_like.dtype))
+    return isinstance(offset, Tracer) or not np.any(np.asarray(offset))
 
 
 def adjoint(operator: Operator, x_like: Float[Array, "h w c"] | jax.ShapeDtypeStruct) -> Callable[[Array], Array]:
-    """Returns `y -> A^T y`, the transpose that JAX derives.
+    r"""Returns `y -> A^H y`, by the transpose that JAX derives.
+
+    Images are real: of a complex measurement it is :math:`\mathrm{Re}(A^H y)`, the adjoint in the real inner product
+    :math:`\mathrm{Re} \langle y, A x \rangle = \langle A^H y, x \rangle`.
 
     Args:
         operator: linear.
         x_like: an array, or shape and dtype, of the operator's input.
     """
-    transpose = jax.linear_transpose(operator, x_like)
-    return lambda y: transpose(y)[0]
+    transpose, y_like = jax.linear_transpose(operator, x_like), jax.eval_shape(operator, x_like)
+    return lambda y: transpose(jnp.conj(jnp.asarray(y, y_like.dtype)))[0]
 
 
 def pinv(

@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.core import Tracer
-from jaxtyping import Array, Complex, Float
+from jaxtyping import Array, Complex, Float, Num
 
-from jaxdiff.pytree import pytree
+from jaxdiff.pytree import Number, pytree
 
 
 @pytree
@@ -25,7 +25,7 @@ class Blur:
     def __post_init__(self) -> None:
         object.__setattr__(self, "kernel", _checked_kernel(self.kernel))
 
-    def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+    def __call__(self, x: Num[Array, "h w c"]) -> Float[Array, "h w c"]:
         """Correlates the reflect-padded image with the kernel."""
         return _correlate(x, jnp.asarray(self.kernel))
 
@@ -45,14 +45,17 @@ class GaussianBlur:
 
     taps: Float[Array, " k"]
 
-    def __init__(self, std: float = 3.0, size: int = 61):
-        if not std > 0 or size < 1 or size % 2 == 0:
+    def __init__(self, std: Number = 3.0, size: int = 61):
+        traced = isinstance(std, Tracer)
+        if size < 1 or size % 2 == 0 or not (traced or std > 0):
             raise ValueError(f"`std` must be positive and `size` odd, got {std} and {size}.")
-        radius = min(int(4 * std + 0.5), size // 2)
-        taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / std) ** 2)
+        xp, cut = (jnp, jnp.floor(4 * std + 0.5)) if traced else (np, int(4 * std + 0.5))
+        radius = size // 2 if traced else min(int(cut), size // 2)
+        distance = np.abs(np.arange(-radius, radius + 1))
+        taps = xp.where(distance <= cut, xp.exp(-0.5 * (distance / std) ** 2), 0.0)
         object.__setattr__(self, "taps", jnp.asarray(taps / taps.sum(), jnp.float32))
 
-    def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+    def __call__(self, x: Num[Array, "h w c"]) -> Float[Array, "h w c"]:
         """Blurs down the columns, then along the rows."""
         return _correlate(_correlate(x, self.taps[:, None]), self.taps[None, :])
 
@@ -66,7 +69,7 @@ def _correlate(x: Array, kernel: Array) -> Array:
     (kh, kw), (h, w, _) = kernel.shape, x.shape
     if kh // 2 >= h or kw // 2 >= w:
         raise ValueError(f"`kernel` of {kh}x{kw} is too large to reflect an image of {h}x{w}; use a smaller one.")
-    x = x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(kernel.dtype)
+    x = x.astype(jnp.result_type(x, float))
     padded = jnp.pad(x, ((kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0)), mode="reflect")
     # Colours go to the batch axis: every one is blurred alike.
     planes = lax.conv_general_dilated(
@@ -98,9 +101,11 @@ class CircularBlur:
     def __post_init__(self) -> None:
         object.__setattr__(self, "kernel", _checked_kernel(self.kernel))
 
-    def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+    def __call__(self, x: Num[Array, "h w c"]) -> Float[Array, "h w c"]:
         """Multiplies every wave by the transfer function."""
-        return jnp.fft.ifft2(self._transfer(x.shape) * jnp.fft.fft2(x, axes=(0, 1)), axes=(0, 1)).real
+        waves = jnp.fft.fft2(x.astype(jnp.promote_types(x.dtype, jnp.float32)), axes=(0, 1))
+        blurred = jnp.fft.ifft2(self._transfer(x.shape) * waves, axes=(0, 1)).real
+        return blurred.astype(jnp.result_type(x, float))
 
     def singular_values(self, image_shape: tuple[int, int, int]) -> Float[Array, "h w c"]:
         """Returns the absolute values of the transfer function."""
@@ -123,7 +128,7 @@ class CircularBlur:
         (kh, kw), (h, w) = self.kernel.shape, image_shape[:2]
         if kh > h or kw > w:
             raise ValueError(f"`kernel` of {kh}x{kw} is larger than an image of {h}x{w}; use a smaller one.")
-        placed = jnp.zeros((h, w)).at[:kh, :kw].set(jnp.asarray(self.kernel))
+        placed = jnp.zeros((h, w), jnp.float32).at[:kh, :kw].set(jnp.asarray(self.kernel))
         # A correlation has the conjugate of the convolution's transfer function.
         return jnp.conj(jnp.fft.fft2(jnp.roll(placed, (-(kh // 2), -(kw // 2)), (0, 1))))[..., None]
 

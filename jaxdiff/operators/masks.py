@@ -4,9 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jaxdiff.pytree import pytree
+from jaxdiff.pytree import Number, pytree
+
+Whole = int | Int[Array, ""]
+"""A whole number: known, or traced where it is swept."""
 
 
 class Masking:
@@ -21,7 +24,7 @@ class Masking:
 
     def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
         """Sets the hidden entries to zero."""
-        return self.observed(x) * x
+        return (self.observed(x) * x).astype(jnp.result_type(x, float))
 
     def pinv(self, y: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
         """Returns `y` with the hidden entries set to zero."""
@@ -103,10 +106,10 @@ class BoxMask(Masking):
         ValueError: if a number is negative or the box is empty.
     """
 
-    top: int
-    left: int
-    height: int
-    width: int
+    top: Whole
+    left: Whole
+    height: Whole
+    width: Whole
 
     def __post_init__(self) -> None:
         known = [n for n in (self.top, self.left, self.height, self.width) if not isinstance(n, Tracer)]
@@ -119,7 +122,7 @@ class BoxMask(Masking):
         rows, columns = jnp.arange(y.shape[0])[:, None, None], jnp.arange(y.shape[1])[None, :, None]
         inside = (rows >= self.top) & (rows < self.top + self.height)
         inside &= (columns >= self.left) & (columns < self.left + self.width)
-        return jnp.broadcast_to(1.0 - inside, y.shape)
+        return jnp.broadcast_to(jnp.float32(1) - inside, y.shape)
 
 
 @pytree
@@ -138,12 +141,15 @@ class RandomMask(Masking):
 
     mask: Float[Array, "h w 1"]
 
-    def __init__(self, key: PRNGKeyArray, image_shape: tuple[int, int, int], keep: float):
-        if not 0 < keep <= 1:
-            raise ValueError(f"`keep` must be in (0, 1], got {keep}.")
+    def __init__(self, key: PRNGKeyArray, image_shape: tuple[int, int, int], keep: Number):
         h, w, _ = image_shape
-        # Rounding before int(): 1 - 0.3 is 0.7 less one unit in the last place.
-        hidden = min(int(round(h * w * (1 - keep), 6)), h * w - 1)
+        # 1 - 0.3 is 0.7 less one unit in the last place, which must not hide a pixel less.
+        if isinstance(keep, Tracer):
+            hidden = jnp.minimum(jnp.floor(h * w * (1 - keep) + 0.01), h * w - 1)
+        elif 0 < keep <= 1:
+            hidden = min(int(round(h * w * (1 - float(keep)), 6)), h * w - 1)
+        else:
+            raise ValueError(f"`keep` must be in (0, 1], got {keep}.")
         order = jax.random.permutation(key, h * w)
         object.__setattr__(self, "mask", (order >= hidden).astype(jnp.float32).reshape(h, w, 1))
 

@@ -5,11 +5,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxdiff.priors.denoiser import Prediction, Time
 from jaxdiff.priors.gaussian import GaussianPrior, check_same_shape
-from jaxdiff.pytree import pytree
+from jaxdiff.pytree import Number, pytree
 from jaxdiff.schedule import Schedule
 
 
@@ -33,8 +34,8 @@ class MixturePrior:
     covariances: Any
     schedule: Schedule
 
-    def __init__(self, weights: Sequence[float], components: Sequence[GaussianPrior]):
-        if len(weights) != len(components) or not all(weight > 0 for weight in weights):
+    def __init__(self, weights: Sequence[Number], components: Sequence[GaussianPrior]):
+        if len(weights) != len(components) or not all(isinstance(w, Tracer) or w > 0 for w in weights):
             raise ValueError(f"`weights` must be {len(components)} positive numbers, one per component, got {weights}.")
         if len({(type(p.covariance), p.image_shape) for p in components}) > 1:
             raise ValueError("`components` must have images of one shape and covariances of one kind.")

@@ -91,7 +91,7 @@ def open_folder(
     settings: Mapping[str, Any],
     *,
     command: str,
-    resume: bool,
+    resume: bool | None,
     overwrite: bool,
     inputs: Iterable[Path | None] = (),
 ) -> None:
@@ -102,7 +102,7 @@ def open_folder(
         program: how the script is called; only its own folders are written into.
         settings: everything that decides the numbers, beside the environment.
         command: what makes these results again.
-        resume: go on with what an interrupted run of the same settings has left.
+        resume: go on with what an interrupted run of the same settings has left; None if the script cannot.
         overwrite: remove what an earlier run of the program has written there, and nothing else.
         inputs: files that the script reads, none of which may lie in the folder.
 
@@ -117,7 +117,8 @@ def open_folder(
     known = claim_folder(path, program, inputs=inputs, clear=overwrite)
     if known and config.exists():
         if not resume:
-            raise UserError(f"{path} holds results already; --resume goes on with them, --overwrite replaces them.")
+            go_on = "" if resume is None else "--resume goes on with them, "
+            raise UserError(f"{path} holds results already; {go_on}--overwrite replaces them.")
         others = _differences(_read_settings(config), settings)
         if others:
             raise UserError(

@@ -51,8 +51,8 @@ def samples_section(
         samples: one per seed; clipped to [-1, 1], also for their mean and standard deviation.
         measurement: as an image.
         truth: the image measured, if it is known.
-        rows: one row of scores per sample, as from `jaxdiff.runs.scores.score_samples`; columns with other names are
-            left out.
+        rows: one row of scores per sample, as from `jaxdiff.runs.scores.score_samples`; columns with other
+            names are left out.
         std_max: the standard deviation shown white; the largest by default.
         frames: snapshots of the first sample, `x_t` beside `x0_hat`.
         verdict: what the samples are worth.

@@ -10,25 +10,28 @@ from jaxtyping import Array, Float
 from jaxdiff.measurement import Measurement
 from jaxdiff.metrics.diagnosis import Diagnosis, Remedies, Verdict, verdict
 from jaxdiff.metrics.lpips import LPIPS, load_lpips
-from jaxdiff.metrics.lpips_files import LPIPSWeightsNotFound
-from jaxdiff.metrics.pixels import psnr, ssim
+from jaxdiff.metrics.pixels import SSIM_WINDOW, psnr, ssim
 from jaxdiff.runs.methods import METHODS
 from jaxdiff.runs.tables import NOT_AVAILABLE, Row
 
 HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "lpips_vgg": False, "lpips_alex": False}
 LABELS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "lpips_vgg": "LPIPS (vgg)", "lpips_alex": "LPIPS (alex)"}
 
+MOST_LPIPS_PIXELS = 2**21
+"""LPIPS of a larger image reads "n/a": VGG16 needs 3 GB and half a minute of two CPU cores per megapixel and sample."""
+
 _all_psnr, _all_ssim = (jax.jit(jax.vmap(metric, (0, None))) for metric in (psnr, ssim))
+_distance = jax.jit(LPIPS.__call__)
 _all_ratios = jax.jit(jax.vmap(Measurement.residual_ratio, (None, 0)))
 
 
 def load_lpips_nets() -> tuple[dict[str, LPIPS], list[str]]:
-    """Loads the LPIPS networks whose weights can be found; the others' messages say how to get them."""
+    """Loads the LPIPS networks whose weights can be read; for the others one sentence each says why not."""
     found, missing = {}, []
     for net in ("vgg", "alex"):
         try:
             found[f"lpips_{net}"] = load_lpips(net)
-        except LPIPSWeightsNotFound as error:
+        except (OSError, ValueError) as error:  # no score is worth losing finished samples
             missing.append(str(error))
     return found, missing
 
@@ -45,24 +48,32 @@ def score_samples(
     Args:
         samples: one per seed.
         measurement: what they should agree with; without noise the residual ratio reads "n/a".
-        truth: the image measured, if it is known; otherwise there is only the residual ratio.
-        nets: LPIPS networks by column; a column whose network is missing reads "n/a".
+        truth: the image measured, if it is known; otherwise there is only the residual ratio. SSIM reads "n/a" where
+            its window does not fit.
+        nets: LPIPS networks by column; a column whose network is missing, or needs colour or an image of another
+            size, reads "n/a".
     """
     clipped = jnp.clip(jnp.asarray(samples), -1, 1)
     columns: dict[str, Sequence] = {"seed": range(len(samples))}
     if truth is not None:
         columns["psnr"] = np.asarray(_all_psnr(clipped, truth)).tolist()
-        columns["ssim"] = np.asarray(_all_ssim(clipped, truth)).tolist()
+        fits = min(truth.shape[:2]) >= SSIM_WINDOW
+        columns["ssim"] = np.asarray(_all_ssim(clipped, truth)).tolist() if fits else [NOT_AVAILABLE] * len(samples)
         for name in ("lpips_vgg", "lpips_alex"):
-            net = (nets or {}).get(name)
-            distances = [] if net is None else np.asarray(jax.vmap(net, (0, None))(clipped, truth)).tolist()
-            columns[name] = distances or [NOT_AVAILABLE] * len(samples)
+            columns[name] = _distances((nets or {}).get(name), clipped, truth)
     columns["residual_ratio"] = (
         [NOT_AVAILABLE] * len(samples)
         if measurement.noiseless
         else np.asarray(_all_ratios(measurement, clipped)).tolist()
     )
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _distances(net: LPIPS | None, samples: Float[Array, "n h w c"], truth: Float[Array, "h w c"]) -> Sequence:
+    if net is None or not net.takes(truth.shape) or truth.shape[0] * truth.shape[1] > MOST_LPIPS_PIXELS:
+        return [NOT_AVAILABLE] * len(samples)
+    # One after the other: all at once is no faster on a CPU and holds every sample's features.
+    return [float(_distance(net, x, truth)) for x in samples]
 
 
 def judge(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from jaxdiff.priors.denoiser import Prediction, Prior, Time
 from jaxdiff.schedule import Schedule
@@ -83,7 +83,7 @@ def sample(
 
     Args:
         sampler: the algorithm.
-        key: one PRNG key; `jax.vmap` over keys draws many samples.
+        key: one PRNG key, new or legacy; `jax.vmap` over keys draws many samples.
         times: the times of the chain, usually falling and ending with -1 (`jaxdiff.time_grid`). They may rise and
             repeat.
         visits: how often the whole run starts at each of the times before; found from `times` by default, and needed
@@ -95,9 +95,10 @@ def sample(
         The last state (`sampler.image` makes an image of it), and the stacked traces.
 
     Raises:
-        ValueError: if a time is known and outside of the prior's table.
+        ValueError: if a time is known and outside of the prior's table, or `key` is not one key.
     """
     check_times(sampler, times)
+    key = as_keys(key, 0)
     visits = visit_numbers(times) if visits is None else visits
     times, visits = jnp.asarray(times), jnp.asarray(visits)
     start = start_chain(sampler, key, times[0]) if state is None else state
@@ -123,9 +124,32 @@ def check_times(sampler: Any, times: Int[Array, " n"] | np.ndarray) -> None:
     if isinstance(times, Tracer):
         return
     values, prior = np.asarray(times), getattr(sampler, "prior", None)
+    if values.ndim != 1 or len(values) == 0:
+        raise ValueError(f"`times` must be a list of times, as `jaxdiff.time_grid` makes it, got {values.tolist()}.")
     last = np.inf if prior is None else prior.schedule.num_times - 1
     if values.dtype.kind not in "iu" or values.min() < -1 or values.max() > last:
         raise ValueError(f"`times` must be whole numbers from -1, the clean image, to {last}, got {values.tolist()}.")
+
+
+def as_keys(keys: Any, ndim: int = 1) -> Key[Array, "..."]:
+    """Returns typed keys, also of legacy ones (`jax.random.PRNGKey`), whose numbers are the same.
+
+    Args:
+        keys: the keys.
+        ndim: 0 for one key, 1 for several, `(n,)`.
+
+    Raises:
+        ValueError: if they are no keys, or not of this shape.
+    """
+    wanted = ("`key` must be one key, `jax.random.key(0)`", "`keys` must be (n,), `jax.random.split(key, n)`")[ndim]
+    dtype = getattr(keys, "dtype", np.dtype(object))
+    if dtype == np.uint32 and np.ndim(keys):
+        keys = jax.random.wrap_key_data(jnp.asarray(keys))
+    elif not jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        raise ValueError(f"{wanted}, got {keys!r}.")
+    if keys.ndim != ndim or keys.size == 0:
+        raise ValueError(f"{wanted}, got {'one key' if keys.ndim == 0 else f'keys of shape {keys.shape}'}.")
+    return keys
 
 
 def visit_numbers(times: Int[Array, " n"] | np.ndarray) -> Int[Array | np.ndarray, " steps"]:

@@ -31,7 +31,7 @@ class SDEdit(ImageSampler):
             prior and steps allow.
 
     Raises:
-        ValueError: if `y` does not have the shape of an image, or its noise counts and is not Gaussian.
+        ValueError: if `y` does not have the shape of an image, is complex, or its noise counts and is not Gaussian.
 
     Deviations:
         The network is called at `tau` itself; the reports leave open whether the first call is at `tau` or `tau - 1`.
@@ -50,6 +50,8 @@ class SDEdit(ImageSampler):
                 f"`y` must have the image's shape {self.prior.image_shape}, got {jnp.shape(self.measurement.y)}; "
                 "bring it to image size first (for super-resolution, enlarge it)."
             )
+        if jnp.iscomplexobj(self.measurement.y):
+            raise ValueError("`y` must be an image, got complex numbers; bring it back to pixels first.")
         if self.noise_counts:
             _ = self.measurement.sigma_y  # refuses any other noise
 

@@ -11,7 +11,8 @@ from jaxdiff import DPS, Diagnose, sample_many, sample_segments
 from jaxdiff.chains.batched import StackedObserver, stack
 from jaxdiff.operators import BoxMask, Mask
 from jaxdiff.priors.split import SplitPrior
-from tests.conftest import CHEQUERED, COLOURED, RISING, SHAPE, TIMES, Sums, of, sampler_of, small_problem
+from tests.conftest import RISING, SHAPE, TIMES, of, sampler_of, small_problem
+from tests.operators.conftest import CHEQUERED, COLOURED, Sums
 
 KEYS = jax.random.split(jax.random.key(0), 3)
 

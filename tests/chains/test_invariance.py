@@ -14,7 +14,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxdiff import sample, sample_many, sample_segments
-from tests.conftest import SAMPLERS, TIMES, bit_sampler, bits_of, network_sampler, sampler_of
+from tests.conftest import SAMPLERS, TIMES, network_sampler, sampler_of
+from tests.samplers.conftest import bit_sampler, bits_of
 
 DEVICES = 8
 KEYS = jax.random.split(jax.random.key(4), DEVICES)

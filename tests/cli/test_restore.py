@@ -129,7 +129,7 @@ def test_simulated_damage_is_scored_and_the_noise_is_what_was_asked(prior, folde
     samples = np.load(folder / "results" / "noisy" / "samples" / "samples.npz")["samples"]
     found = float(Measurement(Identity(), jnp.asarray(kept["y"]), 0.2).residual_ratio(jnp.clip(samples[1], -1, 1)))
     assert float(rows[1]["residual_ratio"]) == pytest.approx(found, rel=1e-3)
-    assert all(np.isfinite(float(row["psnr"])) for row in rows)
+    assert all(np.isfinite([float(row["psnr"]), float(row["lpips_vgg"])]).all() for row in rows)
     config = json.loads((folder / "results" / "noisy" / "config.json").read_text())
     assert config["hyper_parameters"]["start"] == matched_time(load_prior(prior).schedule, 0.2)
     assert config["verdict"]["word"] in {row["verdict"] for row in rows}
@@ -171,6 +171,10 @@ def test_the_estimate_of_the_noise_is_right():
         (["cut.png", "--mask", "mask.png"], "damaged"),
         (["small.png", "--mask", "mask.png"], "fewer than the 16x16"),
         ([".", "--mask", "mask.png"], "is a folder"),
+        (["photo.png", "--mask", "photo.png"], "looks like a photo"),
+        (["photo.png", "--mask", "mask.png", "--mask-colour", "red"], "--mask-colour must be six hexadecimal digits"),
+        (["photo.png", "--task", "denoise", "--mask-alpha"], "--mask-alpha does not belong to --task denoise"),
+        (["photo.png", "--mask-alpha"], "has no transparent pixel"),
         (["photo.png", "--mask", "mask.png", "--sigma", "-0.1"], "--sigma must be between 0 and 1"),
         (["photo.png", "--mask", "mask.png", "--sigma", "nan"], "--sigma must be between 0 and 1"),
         (["photo.png", "--mask", "mask.png", "--sigma", "5"], "--sigma-steps takes 8-bit steps"),
@@ -344,3 +348,60 @@ def test_export_writes_a_folder_once(folder, capsys):
     with pytest.raises(SystemExit):
         main([*words, "--overwrite"])
     assert "thesis.tex" in capsys.readouterr().err
+
+
+def painted_in(name, hidden):
+    """Writes a picture that says itself, or with a mask, what is hidden; returns the arguments for it, and its mode."""
+    rng = np.random.default_rng(0)
+    grey, colour = rng.integers(0, 200, (32, 40), np.uint8), rng.integers(0, 200, (32, 40, 3), np.uint8)
+    clear = np.where(hidden, 0, 255).astype(np.uint8)
+    pictures = {
+        "grey.png": (Image.fromarray(grey), ["--mask", "mask.png"], "L"),
+        "deep.png": (Image.fromarray(grey.astype(np.uint16) * 300), ["--mask", "mask.png"], "I;16"),
+        "profile.png": (Image.fromarray(colour), ["--mask", "mask.png"], "RGB"),
+        "see-through.png": (Image.fromarray(np.dstack([colour, clear])), ["--mask", "mask.png"], "RGBA"),
+        "erased.png": (Image.fromarray(np.dstack([colour, clear])), [], "RGBA"),
+        "erased-twice.png": (Image.fromarray(np.dstack([colour, clear])), ["--mask", "erased-twice.png"], "RGBA"),
+        "strokes.png": (
+            Image.fromarray(np.where(hidden[..., None], (255, 0, 0), colour).astype(np.uint8)),
+            ["--mask-colour", "FF0000"],
+            "RGB",
+        ),
+        "[red]brackets[-red].png": (Image.fromarray(colour), ["--mask", "mask.png"], "RGB"),
+        "caf\udce9.png": (Image.fromarray(colour), ["--mask", "mask.png"], "RGB"),
+    }
+    picture, arguments, mode = pictures[name]
+    picture.save(name, icc_profile=b"a profile" * 20)
+    return arguments, mode
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "grey.png",
+        "deep.png",
+        "profile.png",
+        "see-through.png",
+        "erased.png",
+        "erased-twice.png",
+        "strokes.png",
+        "[red]brackets[-red].png",
+        "caf\udce9.png",
+    ],
+)
+def test_a_restored_photo_is_what_the_photo_was(prior, folder, capsys, name):
+    hidden = read_image("mask.png")[..., 0] > 0
+    arguments, mode = painted_in(name, hidden)
+    run(prior, name, *arguments, "--out", "out")
+    said = capsys.readouterr().out
+    assert f"{hidden.mean():.1%} of the pixels are hidden" in said
+    before, after = Image.open(name), Image.open("out/restored_0.png")
+    assert after.mode == before.mode == mode
+    assert after.info["icc_profile"] == before.info["icc_profile"]
+    given, restored = np.asarray(before), np.asarray(after)
+    np.testing.assert_array_equal(restored[~hidden], given[~hidden])
+    assert (restored[hidden] != given[hidden]).any()
+    if mode == "RGBA":
+        opaque = np.full_like(given[..., 3], 255) if "erased" in name else given[..., 3]
+        np.testing.assert_array_equal(restored[..., 3], opaque)
+        assert ("stay transparent" in said) == (name == "see-through.png")

@@ -41,7 +41,7 @@ def named_normal() -> Iterator[str]:
         return Denoiser(Zero(dtype), linear(), (16, 16, 3), target="v")
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("shared.problems", "generate", "precision", "check_prior", "evaluate.__main__"):
+        for module in ("shared.problems", "generate", "precision", "check_prior", "verdicts", "evaluate.__main__"):
             patch.setattr(f"experiments.{module}.load_prior", load)
         yield "normal"
 
@@ -59,6 +59,7 @@ def no_lpips_weights(tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch:
         for name in ("JAXDIFF_WEIGHTS", "XDG_CACHE_HOME", "HF_HOME"):
             patch.setenv(name, str(tmp_path_factory.mktemp("empty")))
+        patch.setattr("jaxdiff.metrics.lpips_files.PACKAGE", "no_such_package")
         yield
 
 
@@ -73,7 +74,7 @@ def photo(tmp_path: Path) -> Path:
 @pytest.fixture
 def flat_faces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes every held-out face a colour of its own; drawing faces takes seconds to compile."""
-    for module in ("shared.problems", "shared.realism", "out_of_distribution.__main__"):
+    for module in ("shared.problems", "shared.realism", "check_prior", "verdicts", "out_of_distribution.__main__"):
         name = f"experiments.{module}.held_out_face"
         monkeypatch.setattr(name, lambda index, size: jnp.full((size, size, 3), 0.01 * index))
 

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -44,6 +44,12 @@ def test_the_large_network_costs_what_its_layers_do():
     }
     found = {layer.name: (layer.side, layer.multiply_adds) for layer in network_work(FFHQ_256)}
     assert {name: found[name] for name in by_hand} == by_hand
+
+
+def test_a_network_on_blocks_of_pixels_costs_what_one_on_as_many_pixels_does():
+    on_blocks = replace(TINY, image_size=2 * TINY.image_size, patch=2)
+    on_pixels = replace(TINY, in_channels=4 * TINY.in_channels, out_channels=4 * TINY.out_channels)
+    assert list(network_work(on_blocks)) == list(network_work(on_pixels))
 
 
 @pytest.mark.parity

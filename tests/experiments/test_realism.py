@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from rich.console import Console
 
 from experiments.sdedit.__main__ import Starts
@@ -13,9 +14,11 @@ from experiments.shared.problems import load_truth
 from experiments.shared.realism import NOISE_DRAWS, denoising_error, fit_ruler, innermost, reference_faces
 from experiments.shared.setup import Experiment
 from jaxdiff import DDPM, GaussianPrior, load_prior
+from jaxdiff.networks.unet import UNet
 from jaxdiff.priors.gaussian import Diagonal
 from jaxdiff.runs.runner import Drawn, Timing
 from jaxdiff.schedule import linear
+from tests.conftest import TINY
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 
@@ -57,6 +60,10 @@ def test_denoising_error_is_the_closed_form_on_a_gaussian_prior():
 def test_the_innermost_features_have_the_lowest_resolution_of_the_network(tiny_prior):
     prior = load_prior(tiny_prior)
     found = jax.eval_shape(innermost, prior.network, jax.ShapeDtypeStruct((3, 16, 16, 3), jnp.float32), 20)
+    assert found.shape == (3, 8, 8, 16)
+    config = replace(TINY, image_size=32, patch=2)
+    on_blocks = nnx.eval_shape(lambda: UNet(config, rngs=nnx.Rngs(0)))
+    found = jax.eval_shape(innermost, on_blocks, jax.ShapeDtypeStruct((3, 32, 32, 3), jnp.float32), 20)
     assert found.shape == (3, 8, 8, 16)
 
 

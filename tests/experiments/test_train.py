@@ -2,12 +2,15 @@
 
 import csv
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import train_faces
+from experiments.shared.training import forget_after, open_run
 from experiments.train import __main__ as script
 from experiments.train.crops import random_crops, read_photographs
 from experiments.train.leaves import draw_leaves
@@ -121,3 +124,29 @@ def test_a_run_that_was_cut_is_the_whole_run_bit_for_bit(tmp_path, photos, capsy
 def test_settings_that_cannot_be_are_refused(tmp_path, changed, message):
     with pytest.raises(UserError, match=message):
         script.Config(tmp_path, **changed)
+
+
+def as_before(folder, config):
+    """A run that was begun before folders were claimed."""
+    (folder / "checkpoints" / "50").mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(dataclasses.asdict(config), default=str))
+    (folder / "loss.csv").write_text("step,loss\n50,0.1\n60,0.2\n")
+
+
+def test_a_run_that_was_begun_before_folders_were_claimed_goes_on(tmp_path):
+    config = script.Config(tmp_path / "photos", tmp_path / "run")
+    as_before(config.out, config)
+    open_run(config, script.PROGRAM, config.photos)
+    forget_after(config.out / "loss.csv", 50)
+    assert steps_in(config.out / "loss.csv") == [50]
+    open_run(config, script.PROGRAM, config.photos)
+
+
+def test_only_such_a_run_goes_on(tmp_path):
+    config = script.Config(tmp_path / "photos", tmp_path / "run")
+    as_before(config.out, config)
+    with pytest.raises(UserError, match="no results of another script"):
+        open_run(train_faces.Config(out=config.out), "another script", None)
+    (config.out / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"no results of python -m experiments\.train"):
+        open_run(config, script.PROGRAM, config.photos)

@@ -13,7 +13,9 @@ from jaxdiff import DDIM, DDPM, MMPS, TMPD, Denoiser, Measurement, PiGDM, sample
 from jaxdiff.operators import Identity
 from jaxdiff.priors.denoiser import Prior
 from jaxdiff.schedule import linear
-from tests.conftest import OPERATORS, SHAPE, SIGMA_Y, Passed, Saturation, closed_form, of, small_problem
+from tests.conftest import SHAPE, SIGMA_Y, Passed, of, small_problem
+from tests.operators.conftest import OPERATORS, Affine, Saturation
+from tests.priors.conftest import closed_form
 
 RULES: dict[str, Any] = {"pigdm": PiGDM, "tmpd": TMPD, "mmps": functools.partial(MMPS, iterations=60)}
 every_rule = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
@@ -33,11 +35,16 @@ def spread(name: str, t: int) -> tuple[np.ndarray, float, np.ndarray]:
 
 @every_rule
 @pytest.mark.parametrize("t", [50, 500])
-@pytest.mark.parametrize(("prior", "operator"), [("diagonal", "random"), ("stationary", "blur"), ("dense", "sums")])
+@pytest.mark.parametrize(
+    ("prior", "operator"), [("diagonal", "random"), ("stationary", "blur"), ("dense", "sums"), ("dense", "waves")]
+)
 def test_estimates_move_by_the_published_formula(rule, t, prior, operator):
     """In matrices: `x0_hat + V A^T M^{-1} (y - A x0_hat)`, and every rule has its own `M`."""
     a, measurement = OPERATORS[operator].matrix, of(OPERATORS[operator].make())
     assert a is not None
+    y = np.ravel(measurement.y)
+    if np.iscomplexobj(y):  # two real measurements for each
+        a, y = (np.concatenate([np.real(part), np.imag(part)]) for part in (a, y))
     covariance, alpha_bar, mean = spread(prior, t)
     noise = SIGMA_Y**2 * np.eye(len(a))
     if rule is PiGDM:
@@ -46,7 +53,7 @@ def test_estimates_move_by_the_published_formula(rule, t, prior, operator):
         inverted = np.diag(np.maximum(a @ covariance @ a.T @ np.ones(len(a)), 0)) + noise
     else:
         inverted = a @ covariance @ a.T + noise
-    residual = np.asarray(measurement.y, np.float64).ravel() - a @ mean
+    residual = y.astype(np.float64) - a @ mean
     wanted = mean + covariance @ a.T @ np.linalg.solve(inverted, residual)
     options = {"iterations": 60} if rule is PiGDM else {}
     said = predict(rule(closed_form(prior)[0], measurement, **options), X_T, t)
@@ -106,5 +113,9 @@ def test_a_measurement_that_does_not_fit_is_refused(rule):
     prior, measurement = small_problem()
     with pytest.raises(ValueError, match="needs a linear operator, and Saturation is not"):
         rule(prior, of(Saturation()))
+    with pytest.raises(ValueError, match="needs a linear operator, and Affine is not"):
+        rule(prior, of(Affine()))
+    with pytest.raises(ValueError, match="`y` is complex"):
+        rule(prior, Measurement(Identity(), 1j * X_T, SIGMA_Y))
     with pytest.raises(ValueError, match="`y` must have the shape"):
         rule(prior, Measurement(measurement.operator, measurement.y[..., :1], SIGMA_Y))

@@ -7,9 +7,11 @@ import pytest
 from PIL import Image
 
 from jaxdiff.images.files import read_image, write_image
-from jaxdiff.images.fit import Fit, check_hidden, read_fitted, read_mask, read_picture
+from jaxdiff.images.fit import Fit, read_fitted
 from jaxdiff.images.kernels import read_kernel
-from tests.images.conftest import image, refused, save
+from jaxdiff.images.masks import check_hidden, read_mask
+from jaxdiff.images.photo import read_photo
+from tests.images.conftest import image, refused
 
 # Pictures and priors: whole and fractional factors, even and odd margins, landscape and portrait.
 SHAPES = [
@@ -86,7 +88,7 @@ def test_padding_repeats_the_edges_and_counts_as_hidden(h, w, prior):
 @pytest.mark.parametrize("mode", ["crop", "pad"])
 def test_a_picture_of_the_priors_size_stays_as_it_is(tmp_path, mode):
     write_image(tmp_path / "x.png", photo(24, 40))
-    x = read_picture(tmp_path / "x.png")
+    x = read_image(tmp_path / "x.png")
     fit = Fit("x.png", (24, 40), (24, 40), mode)
     for same in (x, fit.apply(x), fit.undo(x)):
         np.testing.assert_array_equal(bits(same), bits(read_image(tmp_path / "x.png")))
@@ -198,76 +200,12 @@ def contents(damage):
 
 
 @pytest.mark.parametrize("damage", ["text", "empty", "truncated"])
-@pytest.mark.parametrize("read", [read_picture, lambda path: read_mask(path, (40, 40)), read_kernel])
+@pytest.mark.parametrize("read", [read_photo, lambda path: read_mask(path, (40, 40)), read_kernel])
 def test_damaged_files_are_refused_in_one_sentence(tmp_path, read, damage):
     (tmp_path / "x.png").write_bytes(contents(damage))
     refused(r"x\.png is ", read, tmp_path / "x.png")
     refused(r"there is no image .*absent\.png", read, tmp_path / "absent.png")
     refused("is a folder", read, tmp_path)
-
-
-def test_a_file_that_may_not_be_read_is_refused(tmp_path, monkeypatch):
-    def forbidden(*_, **__):
-        raise PermissionError(13, "Permission denied", "x.png")
-
-    monkeypatch.setattr("jaxdiff.images.fit.read_image", forbidden)
-    refused(r"x\.png cannot be read: Permission denied", read_picture, tmp_path / "x.png")
-
-
-@pytest.mark.parametrize("kind", ["grey", "grey16", "bilevel", "palette", "colour", "alpha", "jpeg"])
-@pytest.mark.parametrize("invert", [False, True])
-def test_white_is_hidden_and_inverted_black(tmp_path, kind, invert):
-    hidden = box(16, 24)
-    grey = np.where(hidden != invert, 255, 0).astype(np.uint8)
-    picture = Image.fromarray(grey)
-    path = tmp_path / ("m.jpg" if kind == "jpeg" else "m.png")
-    if kind == "alpha":
-        painted = np.stack([grey, grey, grey, np.where(hidden, 255, 0)], axis=-1)
-        picture = Image.fromarray(painted.astype(np.uint8))
-    elif kind == "grey16":
-        picture = Image.fromarray(grey.astype(np.uint16) * 257)
-    else:
-        picture = picture.convert({"bilevel": "1", "palette": "P", "colour": "RGB"}.get(kind, "L"))
-    picture.save(path)
-    np.testing.assert_array_equal(read_mask(path, (16, 24, 3), invert), hidden)
-
-
-@pytest.mark.parametrize("paint", [0, 255])
-def test_what_is_transparent_was_not_painted(tmp_path, paint):
-    opaque = np.where(box(16, 24), 255, 0)
-    save(tmp_path / "m.png", np.stack([np.full((16, 24), paint)] * 3 + [opaque], axis=-1))
-    np.testing.assert_array_equal(read_mask(tmp_path / "m.png", (16, 24), invert=paint == 0), box(16, 24))
-    refused("hides no pixel", read_mask, tmp_path / "m.png", (16, 24), invert=paint != 0)
-
-
-def test_the_threshold_is_half_way(tmp_path):
-    save(tmp_path / "m.png", [[0, 127, 128, 255]])
-    assert read_mask(tmp_path / "m.png", (1, 4)).tolist() == [[False, False, True, True]]
-    assert read_mask(tmp_path / "m.png", (1, 4), invert=True).tolist() == [[True, True, False, False]]
-
-
-def test_a_mask_is_compared_with_the_picture_as_it_is_seen(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    stored = np.full((16, 24, 3), 200)
-    stored[:4] = 10
-    save(tmp_path / "x.jpg", stored, exif=exif, quality=95)
-    x = read_picture(tmp_path / "x.jpg")
-    assert x.shape == (24, 16, 3)
-    dark = x.mean(axis=-1) < 0
-    save(tmp_path / "m.png", np.where(dark, 255, 0))
-    np.testing.assert_array_equal(read_mask(tmp_path / "m.png", x.shape), dark)
-    save(tmp_path / "m.png", np.where(dark.T, 255, 0))
-    message = r"the mask .*m\.png has 24x16 pixels, the picture 16x24"
-    refused(message, read_mask, tmp_path / "m.png", x.shape)
-
-
-@pytest.mark.parametrize("invert", [False, True])
-@pytest.mark.parametrize(("value", "amount"), [(0, "no"), (255, "every")])
-def test_masks_that_hide_nothing_or_everything_are_refused(tmp_path, value, amount, invert):
-    save(tmp_path / "m.png", np.full((4, 4), value))
-    amount = {"no": "every", "every": "no"}[amount] if invert else amount
-    refused(rf"m\.png hides {amount} pixel; .*--invert-mask", read_mask, tmp_path / "m.png", (4, 4), invert)
 
 
 def test_a_mask_is_checked_again_as_the_prior_sees_it():

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from jaxdiff.images.kernels import check_kernel, read_kernel, scale_kernel
+from jaxdiff.images.opening import PictureWarning
 from tests.images.conftest import refused, save
 
 
@@ -123,3 +124,31 @@ def test_kernels_larger_than_the_reflected_picture_are_refused():
     check_kernel(np.ones((63, 79), np.float32), (32, 40), "the kernel k.png")
     message = r"the kernel k\.png has 81x1 pixels at the prior's resolution, more than 79x63"
     refused(message, check_kernel, np.ones((1, 81), np.float32), (32, 40), "the kernel k.png")
+
+
+def stroke(background):
+    values = np.broadcast_to(background, (61, 61)).copy()
+    values[30, 24:37] = 255
+    return values
+
+
+@pytest.mark.parametrize("kind", ["speckled", "white", "grey"])
+def test_weight_on_the_background_is_warned_of(tmp_path, kind):
+    speckles = np.random.default_rng(0).integers(0, 4, (61, 61))
+    values = {"speckled": stroke(speckles), "white": 255 - stroke(0), "grey": stroke(80)}[kind]
+    on_stroke = values[30, 24:37].sum() / values.sum()
+    with pytest.warns(PictureWarning, match=f"only {on_stroke:.0%} of its weight on its stroke"):
+        read_kernel(save(tmp_path / "k.png", values))
+
+
+def test_kernels_that_fill_their_picture_are_not_warned_of(tmp_path):
+    disc = np.hypot(*np.mgrid[-9:10, -9:10]) <= 9
+    tight = np.exp(-0.5 * (np.hypot(*np.mgrid[-9:10, -9:10]) / 5) ** 2)
+    for values in (stroke(0), np.full((15, 15), 255), disc * 255, tight * 255, np.pad(np.full((9, 9), 255), 5)):
+        assert read_kernel(save(tmp_path / "k.png", values)).sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("suffix", ["mat", "npz", "txt"])
+def test_other_files_of_matrices_are_refused(tmp_path, suffix):
+    (tmp_path / f"k.{suffix}").write_bytes(b"0 1 0")
+    refused("numpy.save", read_kernel, tmp_path / f"k.{suffix}")

@@ -30,7 +30,8 @@ from jaxdiff.operators import BoxMask, Identity, Mask
 from jaxdiff.priors.exact import posterior
 from jaxdiff.runs.methods import METHODS
 from jaxdiff.samplers import over_gamma, over_variance, scale_gamma
-from tests.conftest import BOX, KEPT, RISING, SHAPE, SIGMA_Y, Momentum, Sums, gaussian_prior, of
+from tests.conftest import RISING, SHAPE, SIGMA_Y, Momentum, gaussian_prior, of
+from tests.operators.conftest import BOX, KEPT, Sums
 
 PRIOR = gaussian_prior()
 KEYS = jax.random.split(jax.random.key(0), 4)

@@ -26,6 +26,22 @@ def test_value_and_gradients_equal_jax(x_shape, kernel_shape, stride):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize(("x_shape", "kernel_shape", "stride"), CASES)
+def test_second_derivatives_equal_jax(x_shape, kernel_shape, stride):
+    keys = jax.random.split(jax.random.key(2), 3)
+    x, kernel, direction = (
+        jax.random.normal(key, s) for key, s in zip(keys, (x_shape, kernel_shape, x_shape), strict=True)
+    )
+    results = []
+    for convolve in (conv2d, plain):
+        gradient = jax.grad(lambda x, k, convolve=convolve: jnp.sum(jnp.sin(convolve(x, k, stride))))
+        along = lambda x, k, gradient=gradient: jnp.vdot(gradient(x, k), direction)
+        tangents = jax.jvp(lambda x, gradient=gradient: gradient(x, kernel), (x,), (direction,))[1]
+        results.append((*jax.jit(jax.grad(along, (0, 1)))(x, kernel), tangents))
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * float(jnp.abs(b).max()))
+
+
 def test_gradients_equal_jax_under_vmap_and_scan():
     """The two transformations that samplers put around it."""
     keys = jax.random.split(jax.random.key(1), 2)

@@ -51,6 +51,43 @@ def test_value_and_gradients_equal_jax(shape, groups, rows, silu):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("silu", [False, True])
+@pytest.mark.parametrize(("shape", "groups", "rows"), SHAPES)
+def test_second_derivatives_equal_jax(shape, groups, rows, silu):
+    """Backwards and forwards over the gradient: learned step sizes, and Hessians."""
+    *arguments, direction = draw(shape, rows)
+    results = []
+    for norm in (group_norm, plain):
+        loss = lambda x, scale, bias, norm=norm: jnp.sum(jnp.sin(norm(x, scale, bias, groups, silu=silu)))
+        along = lambda *a, loss=loss: jnp.vdot(jax.grad(loss)(*a), direction)
+        tangents = jax.jvp(lambda x, loss=loss: jax.grad(loss)(x, *arguments[1:]), (arguments[0],), (direction,))[1]
+        results.append((*jax.jit(jax.grad(along, (0, 1, 2)))(*arguments), tangents))
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5 * max(1.0, float(jnp.abs(b).max())))
+
+
+def test_second_derivatives_of_many_equal_those_of_one():
+    x, scale, bias, direction = draw((5, 2, 16, 6), 1)
+
+    def second(x, direction):
+        gradient = jax.grad(lambda x: jnp.sum(jnp.sin(group_norm(x, scale, bias, 3, silu=True))))
+        return jax.grad(lambda x: jnp.vdot(gradient(x), direction))(x)
+
+    alone = jnp.stack([second(*pair) for pair in zip(x, direction, strict=True)])
+    np.testing.assert_allclose(jax.jit(jax.vmap(second))(x, direction), alone, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "other"), [("_down", "plain_down"), ("_up", "plain_up")])
+def test_resampling_has_second_derivatives(name, other):
+    x, direction = jax.random.normal(jax.random.key(0), (2, 2, 4, 4, 3))
+    found = []
+    for resample in (getattr(jaxdiff.networks.layers, name), globals()[other]):
+        gradient = jax.grad(lambda x, resample=resample: jnp.sum(jnp.sin(resample(x))))
+        backwards = jax.grad(lambda x, gradient=gradient: jnp.vdot(gradient(x), direction))(x)
+        found.append((backwards, jax.jvp(gradient, (x,), (direction,))[1]))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *found)
+
+
 def test_many_batches_are_one():
     x, scale, bias, gradient = draw((5, 2, 16, 6), 1)
 
@@ -112,6 +149,10 @@ def plain_down(x):
     return x.reshape(len(x), x.shape[1] // 2, 2, x.shape[2] // 2, 2, -1).mean((2, 4))
 
 
+def plain_up(x):
+    return x.repeat(2, 1).repeat(2, 2)
+
+
 def network_gradients(remat=False):
     """Gradients of a loss in all weights and in the input."""
     config = UNetConfig(8, 8, (1, 2), 1, (4,), num_heads=2, out_channels=3, norm_groups=4)
@@ -134,7 +175,7 @@ def test_weight_gradients_of_a_network_equal_plain_jax(monkeypatch):
     ours = network_gradients()
     monkeypatch.setattr(jaxdiff.networks.layers, "group_norm", plain)
     monkeypatch.setattr(jaxdiff.networks.layers, "_down", plain_down)
-    monkeypatch.setattr(jaxdiff.networks.layers, "_up", lambda x: x.repeat(2, 1).repeat(2, 2))
+    monkeypatch.setattr(jaxdiff.networks.layers, "_up", plain_up)
     monkeypatch.setattr(
         jaxdiff.networks.convolution,
         "conv2d",

@@ -12,7 +12,8 @@ import pytest
 from jaxdiff import Denoiser
 from jaxdiff.priors.denoiser import Prior
 from jaxdiff.schedule import linear
-from tests.conftest import PRIORS, SHAPE, Passed, network_prior
+from tests.conftest import SHAPE, Passed, network_prior
+from tests.priors.conftest import PRIORS
 
 quickly = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 predict = quickly(lambda prior, x_t, t: prior.predict(x_t, t))

@@ -18,7 +18,9 @@ from jaxdiff.priors.gaussian import GaussianPrior, natural_spectrum
 from jaxdiff.priors.mixture import MixturePrior
 from jaxdiff.pytree import pytree
 from jaxdiff.schedule import linear
-from tests.conftest import OPERATORS, SHAPE, SIGMA_Y, Moments, Saturation, closed_form, of
+from tests.conftest import SHAPE, SIGMA_Y
+from tests.operators.conftest import OPERATORS, Saturation
+from tests.priors.conftest import Moments, closed_form
 
 
 def problem(prior_name: str, operator_name: str) -> tuple[Any, Measurement, Moments]:

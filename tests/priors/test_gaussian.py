@@ -9,7 +9,8 @@ from jaxdiff.priors.gaussian import Dense, Diagonal, GaussianPrior, Stationary, 
 from jaxdiff.priors.mixture import MixturePrior
 from jaxdiff.priors.tweedie import score, tweedie
 from jaxdiff.schedule import linear
-from tests.conftest import MOMENTS, PRIORS, SHAPE, Moments, closed_form, gaussian_prior
+from tests.conftest import SHAPE, gaussian_prior
+from tests.priors.conftest import MOMENTS, PRIORS, Moments, closed_form
 
 closed_forms = jax.jit(
     lambda p, x_t, t, v: (p.predict(x_t, t).x0_hat, p.log_density(x_t, t), p.tweedie_covariance(x_t, t, v))

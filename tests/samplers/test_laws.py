@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff import sample, sample_many
+from jaxdiff import Diagnose, sample, sample_many
 from jaxdiff.samplers.base import Sampler, renoise, visit_numbers
 from tests.conftest import RISING, SAMPLERS, SHAPE, TIMES, sampler_of, small_problem
 
@@ -81,3 +81,20 @@ def test_new_numbers_cost_no_trace(name):
     step(sampler, KEYS[0], 500)
     step(jax.tree.map(lambda leaf: leaf * 1.01, sampler), KEYS[1], 400)
     assert traces == 1
+
+
+@every_sampler
+def test_a_step_keeps_all_types_in_double_precision(name):
+    """With `JAX_ENABLE_X64`, as a scan asks, under observation too."""
+    prior, measurement = small_problem()
+    with jax.enable_x64(True):
+        sampler, observer = SAMPLERS[name](prior, measurement), Diagnose(prior.schedule, measurement)
+
+        def steps(key, t):
+            state, seen = sampler.init(key, t), observer.start()
+            after, prediction = sampler.step(key, state, t, t - 50)
+            return (state, seen), (after, observer.look(seen, sampler, state, prediction, after, t, t - 50))
+
+        before, after = jax.eval_shape(steps, KEYS[0], jnp.int32(400))
+    types = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
+    assert types(before) == types(after)

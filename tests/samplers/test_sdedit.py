@@ -6,7 +6,8 @@ import pytest
 
 from jaxdiff import Measurement, SDEdit, sample_many, time_grid
 from jaxdiff.operators import Identity
-from tests.conftest import SHAPE, Sums, gaussian_prior, of, small_problem
+from tests.conftest import SHAPE, gaussian_prior, of, small_problem
+from tests.operators.conftest import Sums
 
 
 def test_a_chain_starts_at_the_perturbed_measurement():

@@ -5,11 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff import DDIM, DDPM, Denoiser, sample, sample_many
+from jaxdiff import DDIM, DDPM, MMPS, Denoiser, GaussianPrior, Measurement, plan, sample, sample_many
+from jaxdiff.operators import Identity
 from jaxdiff.priors.denoiser import Prediction
+from jaxdiff.priors.gaussian import Diagonal
 from jaxdiff.samplers.base import ancestral_step, renoise, step_key, visit_numbers
-from jaxdiff.schedule import linear
-from tests.conftest import RISING, SHAPE, TIMES, bit_sampler, bits_of, gaussian_prior
+from jaxdiff.schedule import linear, time_grid
+from tests.conftest import RISING, SHAPE, TIMES, gaussian_prior
+from tests.samplers.conftest import bit_sampler, bits_of
 
 ALPHA_BAR = np.append(np.cumprod(1 - np.linspace(1e-4, 0.02, 1000)), 1.0)
 KEYS = jax.random.split(jax.random.key(0), 3)
@@ -103,6 +106,52 @@ def test_ancestral_step_has_the_reference_mean_and_variance(variance, t, s):
     fraction = {"learned_range": (np.asarray(raw) + 1) / 2, "fixed_small": 0.0, "fixed_large": 1.0}[variance]
     std = np.exp((fraction * np.log(beta) + (1 - fraction) * np.log(small)) / 2)
     np.testing.assert_allclose(draws - std * noise, np.broadcast_to(mean, draws.shape), atol=2e-5)
+
+
+HALF = GaussianPrior(jnp.zeros(SHAPE), Diagonal(jnp.ones(SHAPE)), linear(500, 2e-4, 0.04))
+BAD_TIMES = [time_grid(1000, 4), [499, -2], [499.0, -1.0], [True, False], ["a"], [], 7, [[5, 3]], jnp.array([500, 2])]
+guided = DDIM(MMPS(HALF, Measurement(Identity(), jnp.zeros(SHAPE), 0.1)))
+TAKE_TIMES = {
+    "sample": lambda times: sample(DDPM(HALF), KEYS[0], times),
+    "sample_many": lambda times: sample_many(DDPM(HALF), KEYS, times),
+    "guided": lambda times: sample_many(guided, KEYS, times),
+    "plan": lambda times: plan(DDPM(HALF), times),
+    "compiled": lambda times: jax.jit(lambda keys: sample_many(DDPM(HALF), keys, times))(KEYS),
+}
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("take", TAKE_TIMES.values(), ids=TAKE_TIMES)
+def test_times_that_no_table_has_are_refused(take):
+    for times in BAD_TIMES:
+        with pytest.raises(ValueError, match="`times` must be"):
+            take(times)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_legacy_keys_give_the_numbers_of_new_ones():
+    legacy = jax.random.split(jax.random.PRNGKey(0), 3)
+    wanted = sample_many(DDPM(HALF), KEYS, time_grid(500, 3))
+    for keys in (legacy, np.asarray(legacy)):
+        np.testing.assert_array_equal(sample_many(DDPM(HALF), keys, time_grid(500, 3)), wanted)
+        one = sample(DDPM(HALF), keys[0], time_grid(500, 3))[0]
+        np.testing.assert_array_equal(one, sample(DDPM(HALF), KEYS[0], time_grid(500, 3))[0])
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "keys", [KEYS[0], jax.random.PRNGKey(0), KEYS[:0], KEYS.reshape(1, 3), 3, [1, 2], None, np.arange(3)]
+)
+def test_what_is_no_list_of_keys_is_refused_with_how_to_make_one(keys):
+    with pytest.raises(ValueError, match=r"`keys` must be \(n,\), `jax.random.split\(key, n\)`, got"):
+        sample_many(DDPM(HALF), keys, time_grid(500, 3))
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("key", [KEYS, 3, None, jax.random.split(jax.random.PRNGKey(0), 3)])
+def test_one_chain_needs_one_key(key):
+    with pytest.raises(ValueError, match=r"`key` must be one key, `jax.random.key\(0\)`, got"):
+        sample(DDPM(HALF), key, time_grid(500, 3))
 
 
 def test_last_step_adds_no_noise():

@@ -18,7 +18,8 @@ from jaxdiff.priors.denoiser import Variance
 from jaxdiff.samplers import over_gamma, over_variance, twice_over_variance
 from jaxdiff.schedule import linear, time_grid
 from tests import reference
-from tests.conftest import SIGMA_Y, lopsided_kernel
+from tests.conftest import SIGMA_Y
+from tests.operators.conftest import lopsided_kernel
 
 SHAPE, STEPS, BOUND = (6, 5, 3), 50, 1e-4
 KEY = jax.random.key(0)

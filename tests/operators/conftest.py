@@ -1,0 +1,132 @@
+"""The table of operators, on which every law of operators runs."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Complex, Float
+from PIL import Image
+
+from jaxdiff.operators import Bicubic, BlockMean, Blur, BoxMask, CircularBlur, GaussianBlur, Identity, Mask, RandomMask
+from jaxdiff.pytree import pytree
+from tests import reference
+
+SHAPE = (8, 6, 3)
+"""Of the images of all tables; not square, so that an exchange of height and width would show."""
+
+
+def lopsided_kernel() -> np.ndarray:
+    """A well-conditioned kernel without symmetries, so that a flip or a transpose would show."""
+    return np.array([[0.05, 0.1, 0.0], [0.15, 0.5, 0.05], [0.0, 0.1, 0.05]], np.float32)
+
+
+@pytree
+class Sums:
+    """A linear operator whose measurement is no image: the sums of all rows and of all columns, as one vector."""
+
+    scale: float = 1.0
+
+    def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, " m"]:
+        return self.scale * jnp.concatenate([x.sum(1).ravel(), x.sum(0).ravel()])
+
+
+@pytree
+class Waves:
+    """A linear operator whose measurement is complex: the unitary Fourier transform of every colour."""
+
+    def __call__(self, x: Float[Array, "h w c"]) -> Complex[Array, "h w c"]:
+        return jnp.fft.fft2(x, axes=(0, 1), norm="ortho")
+
+
+def waves_matrix(shape: tuple[int, int, int]) -> np.ndarray:
+    """`Waves` as a matrix."""
+    rows, columns = (np.exp(-2j * np.pi * np.outer(*[np.arange(n)] * 2) / n) / n**0.5 for n in shape[:2])
+    return np.kron(np.kron(rows, columns), np.eye(shape[2]))
+
+
+@pytree
+class Affine:
+    """An operator that is linear but for an offset: the image in the range from 0 to 1."""
+
+    def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+        return (x + 1) / 2
+
+
+@pytree
+class Saturation:
+    """A non-linear operator: a camera whose sensor fills."""
+
+    gain: float = 2.0
+
+    def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+        return jnp.tanh(self.gain * x)
+
+
+def sums_matrix(shape: tuple[int, int, int]) -> np.ndarray:
+    """`Sums` as a matrix."""
+    h, w, c = shape
+    place = np.arange(h * w * c).reshape(shape)
+    lines = [place[i, :, k] for i in range(h) for k in range(c)] + [place[:, j, k] for j in range(w) for k in range(c)]
+    return np.stack([np.isin(np.arange(h * w * c), line).astype(float) for line in lines])
+
+
+def reduced(x: np.ndarray, factor: int, method: Image.Resampling, margin: int = 0) -> np.ndarray:
+    """What Pillow makes of a picture, plane by plane, if it is made smaller by `factor`.
+
+    Args:
+        x: `(h, w, c)`.
+        factor: divides the sides.
+        method: Pillow's.
+        margin: pixels of the result that are laid around it first, as a mirror image, and cut off again.
+    """
+    wide = np.pad(x, [(factor * margin, factor * margin)] * 2 + [(0, 0)], mode="symmetric").astype(np.float32)
+    size = (wide.shape[1] // factor, wide.shape[0] // factor)
+    planes = [np.asarray(Image.fromarray(plane).resize(size, method)) for plane in np.moveaxis(wide, -1, 0)]
+    return np.stack(planes, -1)[margin : size[1] - margin, margin : size[0] - margin]
+
+
+def matrix_of(function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """A linear function of images as a matrix, column by column."""
+    return np.stack([function(unit.reshape(SHAPE)).ravel() for unit in np.eye(144)], 1).astype(np.float64)
+
+
+class OperatorRow(NamedTuple):
+    """An operator, and what it should be: a matrix written down from its definition, or else a function."""
+
+    make: Callable[[], Any]
+    matrix: np.ndarray | None = None
+    function: Callable[[np.ndarray], np.ndarray] | None = None
+
+
+CHEQUERED = (np.add.outer(np.arange(8), 2 * np.arange(6))[..., None] % 3 > 0).astype(np.float32)
+COLOURED = (np.arange(144).reshape(SHAPE) % 5 > 1).astype(np.float32)
+KEPT_ROWS = ("101100", "001001", "001010", "001010", "000000", "100011", "000001", "100001")
+KEPT = np.array([[[float(kept)] for kept in row] for row in KEPT_ROWS], np.float32)
+BOX = np.ones((8, 6, 1), np.float32)
+BOX[2:6, 1:4] = 0
+TAPS = np.exp(-0.5 * (np.arange(-3, 4) / 0.8) ** 2)
+GAUSSIAN_KERNEL = np.outer(TAPS, TAPS) / TAPS.sum() ** 2
+
+OPERATORS: dict[str, OperatorRow] = {
+    "identity": OperatorRow(Identity, np.eye(144)),
+    "mask": OperatorRow(lambda: Mask(CHEQUERED), reference.mask_matrix(CHEQUERED, SHAPE)),
+    "mask of colours": OperatorRow(lambda: Mask(COLOURED), reference.mask_matrix(COLOURED, SHAPE)),
+    "box": OperatorRow(lambda: BoxMask(top=2, left=1, height=4, width=3), reference.mask_matrix(BOX, SHAPE)),
+    "random": OperatorRow(lambda: RandomMask(jax.random.key(3), SHAPE, keep=0.3), reference.mask_matrix(KEPT, SHAPE)),
+    "blur": OperatorRow(lambda: Blur(lopsided_kernel()), reference.blur_matrix(lopsided_kernel(), SHAPE)),
+    "gaussian blur": OperatorRow(lambda: GaussianBlur(0.8, 7), reference.blur_matrix(GAUSSIAN_KERNEL, SHAPE)),
+    "circular blur": OperatorRow(
+        lambda: CircularBlur(lopsided_kernel()), reference.blur_matrix(lopsided_kernel(), SHAPE, reference.wrap)
+    ),
+    "block mean": OperatorRow(lambda: BlockMean(2), matrix_of(lambda x: reduced(x, 2, Image.Resampling.BOX))),
+    "bicubic": OperatorRow(lambda: Bicubic(2), matrix_of(lambda x: reduced(x, 2, Image.Resampling.BICUBIC))),
+    "mirrored bicubic": OperatorRow(
+        lambda: Bicubic(2, "mirror"), matrix_of(lambda x: reduced(x, 2, Image.Resampling.BICUBIC, margin=2))
+    ),
+    "sums": OperatorRow(Sums, sums_matrix(SHAPE)),
+    "waves": OperatorRow(Waves, waves_matrix(SHAPE)),
+    "affine": OperatorRow(Affine, function=lambda x: (x + 1) / 2),
+    "saturation": OperatorRow(Saturation, function=lambda x: np.tanh(2.0 * x)),
+}
