@@ -1,6 +1,7 @@
 """What the subcommands of `python -m convert_weights` do."""
 
 import hashlib
+import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -70,6 +71,7 @@ class DownloadPrior:
         if source.exists():
             print(f"{source} is already there")
         else:
+            _check_part(source.with_name(f"{source.name}.part"))
             url, parameter_bytes = SOURCES[self.name]
             _download_with_bar(self.url or url, source, parameter_bytes)
         _convert(source, self.out_dir, None, self.overwrite)
@@ -91,7 +93,7 @@ class ExportPrior:
 
     def run(self) -> None:
         """Export, and print how many tensors were written."""
-        _check_new(self.out, self.overwrite)
+        _check_new(self.out, self.overwrite, "data.pkl")
         weights, config = read_prior(_prior_folder(self.prior))
         _check_unet(config, self.prior)
         _save_torch(to_torch(weights), self.out)
@@ -119,7 +121,7 @@ class ConvertLPIPS:
 
     def run(self) -> None:
         """Convert, and print where the weights are."""
-        _check_new(self.out, self.overwrite, self.backbone, self.heads)
+        _check_new(self.out, self.overwrite, ".npy", self.backbone, self.heads)
         backbone, heads = read_state_dict(self.backbone), read_state_dict(self.heads)
         save_lpips(self.out, self.net, lpips_from_torch(self.net, backbone, heads))
         print(f"{self.out}: LPIPS {self.net}, for jaxdiff.lpips.load_lpips({self.net!r}, {str(self.out)!r})")
@@ -194,11 +196,28 @@ def _save(out_dir: Path, weights: dict[str, np.ndarray], config: PriorConfig, ov
     print(f"{out_dir}: {count:,} parameters, {dtypes}{taken}; for jaxdiff.load_prior({str(out_dir)!r})")
 
 
-def _check_new(out: Path, overwrite: bool, *sources: Path) -> None:
+def _check_new(out: Path, overwrite: bool, ending: str, *sources: Path) -> None:
+    """Refuses a file that is to be read, or that is no archive with a member of this ending."""
     if out.resolve() in {source.resolve() for source in sources}:
         raise FileExistsError(f"{out} is to be read; choose another name")
-    if out.exists() and not overwrite:
+    if not out.exists():
+        return
+    if not zipfile.is_zipfile(out) or not any(name.endswith(ending) for name in zipfile.ZipFile(out).namelist()):
+        raise FileExistsError(f"{out} is no file that this command writes, and is not replaced; choose another name")
+    if not overwrite:
         raise FileExistsError(f"{out} exists; choose another name or give --overwrite")
+
+
+def _check_part(part: Path) -> None:
+    """Refuses what is not the beginning of a checkpoint, a zip file or a pickle."""
+    if not part.exists():
+        return
+    if part.is_file():
+        with part.open("rb") as file:
+            first = file.read(2)
+        if b"PK".startswith(first) or b"\x80\x02".startswith(first):
+            return
+    raise FileExistsError(f"{part} is no unfinished download; move it, or choose another folder")
 
 
 def _check_free(out_dir: Path, overwrite: bool, source: Path | None = None) -> None:

@@ -10,10 +10,13 @@ import re
 import shutil
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import NamedTuple
+
+from jaxdiff.disk import hold_file
 
 CHUNK_BYTES = 2**18
 TIMEOUT_SECONDS = 30.0
@@ -61,26 +64,43 @@ def download(
 
     Raises:
         ValueError: not a web address, or the server offers a file of the wrong size.
-        OSError: the server refused, the connection broke, or the disk is full. What has
-            arrived is kept, and the same call continues from there.
+        OSError: the server refused, the connection broke, another process downloads to `path`, or
+            the disk is full. What has arrived is kept, and the same call continues from there.
     """
     path = Path(path)
     if not url.startswith(("http://", "https://")):
         raise ValueError(f"{url!r} is not an http or https address")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
-    body = _open(url, part)
-    with body.response:
-        total = size if body.total is None else body.total
-        if (size is not None and total != size) or (total is not None and total < min_size):
-            expected = f"{size:,}" if size is not None else f"at least {min_size:,}"
-            raise ValueError(f"{url} has {total:,} bytes, the checkpoint has {expected}")
-        check_space(part, (total or 0) - body.offset)
-        received = _receive(body, part, total, progress)
-    if received < max(min_size, total or 0):
-        raise OSError(_broken(received, total, "the server ended the transfer early"))
-    os.replace(part, path)
+    with _held(part):
+        body = _open(url, part)
+        with body.response:
+            total = size if body.total is None else body.total
+            if (size is not None and total != size) or (total is not None and total < min_size):
+                expected = f"{size:,}" if size is not None else f"at least {min_size:,}"
+                raise ValueError(f"{url} has {total:,} bytes, the checkpoint has {expected}")
+            check_space(part, (total or 0) - body.offset)
+            received = _receive(body, part, total, progress)
+        if received < max(min_size, total or 0):
+            raise OSError(_broken(received, total, "the server ended the transfer early"))
+        if path.exists():
+            raise FileExistsError(f"{path} has come into being meanwhile; the download is kept at {part}")
+        os.replace(part, path)
     return path
+
+
+@contextmanager
+def _held(part: Path) -> Iterator[None]:
+    """Keeps other processes from the unfinished download; an empty one does not stay."""
+    is_new = not part.exists()
+    with part.open("ab") as file:
+        if not hold_file(file.fileno()):
+            raise OSError(f"another process downloads to {part}; wait for its end")
+        try:
+            yield
+        finally:
+            if is_new and part.exists() and not part.stat().st_size:
+                part.unlink()
 
 
 class _Body(NamedTuple):
@@ -115,9 +135,9 @@ def _open(url: str, part: Path) -> _Body:
 
 
 def _restart(url: str, part: Path) -> _Body:
-    if not part.exists():
+    if not part.stat().st_size:
         raise OSError(f"{url}: the server sends a part of the file where all of it was asked for")
-    part.unlink()
+    os.truncate(part, 0)
     return _open(url, part)
 
 

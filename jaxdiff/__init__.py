@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from jaxdiff import chains, faces, guidance, images, metrics, networks, operators, priors, samplers
     from jaxdiff.chains.many import sample_many, sample_segments
     from jaxdiff.chains.memory import plan
-    from jaxdiff.guidance import MMPS, TMPD, PiGDM
+    from jaxdiff.guidance import DDNM, MMPS, TMPD, DiffPIR, PiGDM
     from jaxdiff.measurement import Measurement, measure
     from jaxdiff.metrics import lpips
     from jaxdiff.metrics.diagnosis import Diagnose, Diagnosis, Verdict, verdict
@@ -28,7 +28,7 @@ _WINGS = ("chains", "faces", "guidance", "images", "metrics", "networks", "opera
 _HOME = {
     "chains.many": ("sample_many", "sample_segments"),
     "chains.memory": ("plan",),
-    "guidance": ("MMPS", "PiGDM", "TMPD"),
+    "guidance": ("DDNM", "DiffPIR", "MMPS", "PiGDM", "TMPD"),
     "measurement": ("Measurement", "measure"),
     "metrics.diagnosis": ("Diagnose", "Diagnosis", "Verdict", "verdict"),
     "noise": ("GaussianNoise", "PoissonNoise"),
@@ -46,6 +46,7 @@ _MODULES = {"exact": "priors.exact", "lpips": "metrics.lpips", **{wing: wing for
 
 __all__ = [
     "DDIM",
+    "DDNM",
     "DDPM",
     "DPS",
     "MMPS",
@@ -55,6 +56,7 @@ __all__ = [
     "Denoiser",
     "Diagnose",
     "Diagnosis",
+    "DiffPIR",
     "GaussianNoise",
     "GaussianPrior",
     "Measurement",

@@ -235,14 +235,27 @@ def _lock(path: Path) -> IO[str] | None:
     if fcntl is None:
         return None
     file = (path / f"{MANIFEST}.lock").open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+    if not hold_file(file.fileno()):
         file.close()
-        raise UserError(f"another process writes into {path}; wait for its end, or choose another --out.") from error
-    except OSError:  # a file system without locks
-        pass
+        raise UserError(f"another process writes into {path}; wait for its end, or choose another --out.")
     return file
+
+
+def hold_file(file: int, *, wait: bool = False) -> bool:
+    """Holds an open file, by its number, until it is closed, or waits until that is possible.
+
+    Returns:
+        Whether this process holds the file; where a file system has no locks, all may.
+    """
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def cache_folder() -> Path:

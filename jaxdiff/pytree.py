@@ -64,7 +64,10 @@ def pytree(cls: type[T]) -> type[T]:
 def _same(a: Any, b: Any) -> bool:
     if a is b or isinstance(a, Tracer) or isinstance(b, Tracer):
         return a is b
-    return np.shape(a) == np.shape(b) and bool(np.all(a == b))
+    if np.shape(a) != np.shape(b):
+        return False
+    with jax.ensure_compile_time_eval():  # known numbers, also where a function is being traced
+        return bool(np.all(a == b))
 
 
 @jax.tree_util.register_static

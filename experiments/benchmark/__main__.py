@@ -33,7 +33,7 @@ from experiments.benchmark.table import speed_table
 from experiments.benchmark.timing import Case, Program, Record, take_turns, warm_up
 from experiments.shared.command import run_script
 from jaxdiff import Denoiser
-from jaxdiff.disk import write_atomically
+from jaxdiff.disk import claim_folder, write_atomically
 from jaxdiff.errors import UserError, check_names, check_positive
 from jaxdiff.networks.precision import Dtype
 from jaxdiff.networks.unet import UNetConfig
@@ -68,7 +68,7 @@ class Config:
     """Begin nothing new after so many minutes."""
     alone: bool = False
     """Leave PyTorch out."""
-    out: Path = Path("experiments/benchmark/results")
+    out: Path = Path("results/benchmark")
     """Folder of the results."""
     overwrite: bool = False
     """Replace the results of an earlier run on such a device."""
@@ -278,7 +278,7 @@ def main(config: Config) -> None:
     was_cached = jax.config.values["jax_enable_compilation_cache"]
     jax.config.update("jax_enable_compilation_cache", False)
     try:
-        config.out.mkdir(parents=True, exist_ok=True)
+        claim_folder(config.out, PROGRAM)
         benchmark = Benchmark(config, console)
         benchmark.measure_peaks(config.networks)
         for network in dict.fromkeys(config.networks):

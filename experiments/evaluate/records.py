@@ -11,13 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from jaxdiff.disk import claim_folder, record_written, write_atomically
+from jaxdiff.disk import claim_folder, hold_file, record_written, write_atomically
 from jaxdiff.errors import UserError
-
-try:
-    import fcntl
-except ImportError:  # Windows: nothing keeps two processes from one file
-    fcntl = None
 
 Entry = dict[str, Any]
 """One image: its name, the digest of its pixels, and its records."""
@@ -39,7 +34,7 @@ class Journal:
         self.path = path
         record_written(path)
         self.file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        if not _lock(self.file, wait=False):
+        if not hold_file(self.file):
             os.close(self.file)
             raise UserError(f"another process writes to {path}; wait for its end, or take another --shard.")
         os.ftruncate(self.file, path.read_bytes().rfind(b"\n") + 1)
@@ -154,23 +149,10 @@ def held(path: Path) -> Iterator[None]:
     """Waits until a file is free, and holds it in the block."""
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        _lock(file, wait=True)
+        hold_file(file, wait=True)
         yield
     finally:
         os.close(file)
-
-
-def _lock(file: int, *, wait: bool) -> bool:
-    """Returns whether this process holds the file now; where a file system has no locks, all may."""
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def _write_first(path: Path, text: str) -> bool:

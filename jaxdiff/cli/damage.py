@@ -14,13 +14,14 @@ from rich.console import Console
 
 from jaxdiff.cli.request import Restore
 from jaxdiff.errors import UserError
-from jaxdiff.images.fit import Fit, pixels
+from jaxdiff.images.fit import Fit, Window, around, pixels
 from jaxdiff.images.kernels import check_kernel, read_kernel, scale_kernel
 from jaxdiff.images.masks import check_hidden, read_mask
 from jaxdiff.images.opening import PictureWarning
 from jaxdiff.images.photo import Photo, read_photo
 from jaxdiff.measurement import Measurement, measure
 from jaxdiff.operators import Blur, GaussianBlur, Identity, Mask, observed
+from jaxdiff.priors.denoiser import Denoiser
 from jaxdiff.runs.methods import describe_sigma
 
 
@@ -64,16 +65,21 @@ def warnings_said(console: Console) -> Iterator[None]:
         yield
 
 
-def read_damage(request: Restore, prior: tuple[int, int], console: Console) -> Damage:
-    """Reads the picture and what belongs to it, brings them to the prior's height and width, and says how."""
+def read_damage(request: Restore, prior: Denoiser, console: Console) -> Damage:
+    """Reads the picture and what belongs to it, brings them to the prior's height and width, and says how.
+
+    A prior of any size gets the picture as it is, or the part of it that is around the holes.
+    """
     with warnings_said(console):
         photo = read_photo(request.damaged)
-        picture = photo.x
-        fit = Fit(str(request.damaged), picture.shape[:2], prior, request.fit)
-        say(console, fit.describe())
-        hidden = None
+        picture, hidden = photo.x, None
+        fit = fit_for(request, prior, picture.shape[:2])
         if request.task == "inpaint":
-            photo, hidden, operator = read_holes(request, photo, fit, console)
+            photo, hidden = find_holes(request, photo)
+            fit = around(hidden, str(request.damaged)) if prior.any_size else fit
+        say(console, fit.describe())
+        if hidden is not None:
+            operator = read_holes(request, photo, hidden, fit, console)
         elif request.task == "deblur":
             operator = read_blur(request, fit, console)
         else:
@@ -97,25 +103,35 @@ def read_damage(request: Restore, prior: tuple[int, int], console: Console) -> D
     return damage
 
 
+def fit_for(request: Restore, prior: Denoiser, size: tuple[int, int]) -> Fit:
+    """Returns how a picture of this size is brought to the prior's."""
+    name = str(request.damaged)
+    if not prior.any_size:
+        return Fit(name, size, prior.image_shape[:2], request.fit)
+    return Window(name, size, size)
+
+
 def estimate_sigma(picture: Float[np.ndarray, "h w 3"]) -> float:
     """Estimates the standard deviation of white noise, in [-1, 1] units, from the finest diagonal Haar details.
 
     Their median absolute value over 0.6745, but at least the rounding error of 8 bits.
 
+    Raises:
+        UserError: if a side is one pixel only, so that there are no details.
+
     References:
         Donoho & Johnstone, 1994, https://doi.org/10.1093/biomet/81.3.425
     """
     h, w, _ = picture.shape
+    if min(h, w) < 2:
+        raise UserError(f"the noise of a picture of {pixels(h, w)} pixels cannot be estimated; give it with --sigma.")
     x = picture[: h // 2 * 2, : w // 2 * 2]
     details = (x[::2, ::2] - x[::2, 1::2] - x[1::2, ::2] + x[1::2, 1::2]) / 2
     return max(float(np.median(np.abs(details)) / 0.6745), 2 / 255 / 12**0.5)
 
 
-def read_holes(
-    request: Restore, photo: Photo, fit: Fit, console: Console
-) -> tuple[Photo, Bool[np.ndarray, "H W"], Mask]:
-    """Returns the photo, opaque where its transparency is the mask, which pixels are hidden, and the operator."""
-    photo, hidden = find_holes(request, photo)
+def read_holes(request: Restore, photo: Photo, hidden: Bool[np.ndarray, "H W"], fit: Fit, console: Console) -> Mask:
+    """Returns the mask as the prior sees it, and says how much is hidden."""
     source = request.mask or request.damaged
     small, size = fit.apply_hidden(hidden), pixels(*fit.prior)
     fix = "a pixel of the prior is hidden if any part of it is; take a coarser mask, or a larger prior"
@@ -125,7 +141,7 @@ def read_holes(
     say(console, f"{source}: {hidden.mean():.1%} of the pixels are hidden, {small.mean():.1%} at {size}")
     if photo.transparent is not None and (clear := (hidden & photo.transparent).mean()):
         say(console, f"{request.damaged}: {clear:.1%} of the pixels are filled and stay transparent, as they came")
-    return photo, hidden, Mask(1.0 - small[..., None].astype(np.float32))
+    return Mask(1.0 - small[..., None].astype(np.float32))
 
 
 def find_holes(request: Restore, photo: Photo) -> tuple[Photo, Bool[np.ndarray, "H W"]]:

@@ -6,8 +6,21 @@ from jaxdiff.chains import archive
 from jaxdiff.cli.damage import read_damage, say
 from jaxdiff.cli.request import Export
 from jaxdiff.cli.restore import check_steps, set_up
+from jaxdiff.disk import check_replaceable
 from jaxdiff.errors import UserError
 from jaxdiff.priors.storage import load_prior
+
+
+def check_folder(request: Export) -> None:
+    """Refuses a folder that may not be replaced.
+
+    Raises:
+        UserError: if it holds anything but an exported sampler, or one and `--overwrite` is not given.
+    """
+    try:
+        check_replaceable(request.folder.resolve(), archive.EXPORTED, request.overwrite)
+    except FileExistsError as error:
+        raise UserError(str(error)) from error
 
 
 def export_sampler(request: Export) -> None:
@@ -19,9 +32,11 @@ def export_sampler(request: Export) -> None:
     """
     request.check()
     console = Console()
+    check_folder(request)  # at once: what follows takes long
     prior = load_prior(request.prior, dtype=request.dtype)
     check_steps(request, prior)
-    run = set_up(request, prior, read_damage(request, prior.image_shape[:2], console).measurement)
+    damage = read_damage(request, prior, console)
+    run = set_up(request, prior.at((*damage.fit.prior, 3)) if prior.any_size else prior, damage.measurement)
     try:
         archive.save(
             request.folder,

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from jaxdiff.images.masks import MaskRule
 
 
+PHOTO_METHODS = {"inpaint": "ddnm", "deblur": "diffpir", "denoise": "sdedit"}
+"""The best method for each task with the prior `photos`."""
+
+
 @dataclass(frozen=True)
 class Restore:
     """Restore a damaged picture: draw samples of what it may have been.
@@ -69,7 +73,8 @@ class Restore:
     iterations: int | None = None
     """pigdm, mmps: iterations of conjugate gradients in every step."""
     prior: str = "faces-32"
-    """A shipped prior, or a folder written by `python -m convert_weights`."""
+    """A shipped prior (faces-32: drawn faces; photos: any photograph, at its own size), or a folder written by
+    `python -m convert_weights`."""
     dtype: Literal["float32", "tf32", "bfloat16"] = "float32"
     """Precision of the network's products: tf32 and bfloat16 are faster on GPUs and TPUs, not on CPUs."""
     steps: int = 250
@@ -109,7 +114,8 @@ class Restore:
     @property
     def chosen_method(self) -> str:
         """The method asked for, or the task's own."""
-        return self.method or ("sdedit" if self.task == "denoise" else "dps")
+        by_task = PHOTO_METHODS if Path(self.prior).name == "photos" else {"denoise": "sdedit"}
+        return self.method or by_task.get(self.task, "dps")
 
     @property
     def hyper_parameters(self) -> HyperParameters:

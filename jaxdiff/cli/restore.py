@@ -44,7 +44,8 @@ def restore(request: Restore) -> None:
     console = Console()
     prior = load_prior(request.prior, dtype=request.dtype)
     check_steps(request, prior)
-    damage = read_damage(request, prior.image_shape[:2], console)
+    damage = read_damage(request, prior, console)
+    prior = prior.at((*damage.fit.prior, 3)) if prior.any_size else prior
     measurement = damage.measurement
     if request.task == "denoise" and matched_time(prior.schedule, float(measurement.sigma_y)) == 0:
         say(console, "that is less noise than the prior's finest level: there is hardly anything to denoise")
@@ -80,7 +81,9 @@ def restore(request: Restore) -> None:
     put_back = " Then these were put back." if request.task == "inpaint" and measurement.noiseless else ""
     say(console, f"{verdicts[0].word}: {verdicts[0].sentence}{put_back}")
     say(console, NOT_EVIDENCE)
-    say(console, f"written to {request.folder}: report.html, grid.png, restored_0.png ..., metrics.csv")
+    say(
+        console, f"written to {request.folder}: report.html, restored.png (their mean), restored_0.png ..., metrics.csv"
+    )
 
 
 def check_steps(request: Restore, prior: Prior) -> None:
@@ -153,6 +156,7 @@ def write_pictures(out: Path, damage: Damage, drawn: Drawn) -> None:
     y = damage.measurement.y
     write_image(out / "measurement.png", y)
     write_image(out / "mean.png", mean)
+    write_at_own_size(out / "restored.png", damage, mean)
     write_image(out / "std.png", spread)
     for k, x in enumerate(drawn.samples):
         write_image(out / "samples" / f"sample_{k}.png", x)

@@ -38,3 +38,29 @@ class Guidance(WrappedPrior):
         prediction, covariance = tweedie(self.prior, x_t, t)
         moved = self.move(prediction.before_clip, covariance, t)
         return prediction._replace(x0_hat=self.bound(moved), unclipped=moved, unguided=prediction.before_guidance)
+
+
+class EstimateGuidance(WrappedPrior):
+    """Base of guided priors that look at the estimate alone: nothing is differentiated through the network."""
+
+    measurement: Measurement
+
+    def __post_init__(self) -> None:
+        linear = getattr(self.measurement.operator, "project", None) is None
+        self.measurement.check(self.image_shape, linear=linear)
+        _ = self.measurement.sigma_y  # refuses noise that is not Gaussian
+
+    def move(self, x0_hat: Float[Array, "h w c"], t: Time) -> Float[Array, "h w c"]:
+        """Returns the estimate moved towards the data.
+
+        Args:
+            x0_hat: the prior's estimate, clipped where the prior clips.
+            t: the time.
+        """
+        raise NotImplementedError
+
+    def predict(self, x_t: Float[Array, "h w c"], t: Time) -> Prediction:
+        """Runs the network once, forward, and moves its estimate; what comes out agrees with the data, unclipped."""
+        prediction = self.prior.predict(x_t, t)
+        moved = self.move(prediction.x0_hat, t)
+        return prediction._replace(x0_hat=moved, unclipped=moved, unguided=prediction.before_guidance)

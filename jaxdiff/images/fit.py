@@ -134,6 +134,54 @@ class Fit:
         ]
 
 
+@dataclass(frozen=True)
+class Window(Fit):
+    """A part of a picture, or all of it, as it is: for priors that take pictures of any size.
+
+    Args:
+        window: its rows and columns; `prior` is its height and width.
+    """
+
+    window: tuple[slice, slice] = (slice(None), slice(None))
+
+    @property
+    def frame(self) -> tuple[int, int]:
+        """Height and width of the part."""
+        return self.prior
+
+    @property
+    def kept(self) -> tuple[slice, slice]:
+        """Its rows and columns."""
+        return self.window
+
+    def describe(self) -> str:
+        """Says in one line what is looked at."""
+        has = f"{self.name}: {pixels(*self.picture)} pixels"
+        return f"{has}, at their own size" + f"; {pixels(*self.prior)} around the holes are sampled" * (
+            self.prior != self.picture
+        )
+
+
+CONTEXT = 48
+"""Pixels around a hole that a prior of any size is shown: twelve 3x3 layers on 2x2 blocks see 24."""
+
+
+def around(hidden: Bool[np.ndarray, "h w"], name: str, context: int = CONTEXT) -> Window:
+    """Returns the part of a picture that holds all hidden pixels and what is near them.
+
+    Args:
+        hidden: True where a pixel is hidden; some are.
+        name: the picture's name in messages.
+        context: pixels to every side.
+    """
+    spans = []
+    for axis, side in enumerate(hidden.shape):
+        found = np.flatnonzero(hidden.any(axis=1 - axis))
+        spans.append(slice(max(int(found[0]) - context, 0), min(int(found[-1]) + 1 + context, side)))
+    rows, columns = spans
+    return Window(name, hidden.shape, (rows.stop - rows.start, columns.stop - columns.start), window=(rows, columns))
+
+
 def read_fitted(path: Path, prior: tuple[int, int]) -> tuple[Float[np.ndarray, "h w 3"], Fit]:
     """Reads a photo at the size of a prior, cut to its middle and made smaller where needed; for scripts.
 

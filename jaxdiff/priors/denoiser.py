@@ -103,6 +103,9 @@ class Denoiser:
             interpolation in log space between `fixed_small` (the posterior variance) and `fixed_large` (beta).
         clip: whether `x0_hat` is clipped to [-1, 1], as guided-diffusion and DPS do; gradients flow through the clip.
         label: class of a class-conditional network, given to it as a third argument.
+        last_time: the largest time that the network was trained for; None for all times of the schedule. Chains must
+            start there, from an estimate of the image.
+        any_size: whether images of every height and width are as good as those of `image_shape`.
 
     Raises:
         ValueError: if `target` or `variance` is unknown.
@@ -119,6 +122,8 @@ class Denoiser:
     variance: Variance = static(default="fixed_small")
     clip: bool = static(default=True)
     label: Int[Array, ""] | int | None = None
+    last_time: int | None = static(default=None)
+    any_size: bool = static(default=False)
 
     def __post_init__(self) -> None:
         if self.target not in ("epsilon", "x0", "v"):
@@ -154,6 +159,12 @@ class Denoiser:
         return other
 
 
+def last_time(prior: Prior) -> int:
+    """Returns the largest time that a prior knows: its own `last_time` where it has one, or that of its schedule."""
+    own = getattr(prior, "last_time", None)
+    return prior.schedule.num_times - 1 if own is None else own
+
+
 class WrappedPrior:
     """Base of priors that are made of another, `self.prior`, and change what it predicts."""
 
@@ -168,6 +179,11 @@ class WrappedPrior:
     def image_shape(self) -> tuple[int, int, int]:
         """The prior's."""
         return self.prior.image_shape
+
+    @property
+    def last_time(self) -> int:
+        """The prior's."""
+        return last_time(self.prior)
 
     def predict(self, x_t: Image, t: Time) -> Prediction:
         """Changes what the prior predicts; every wrapper has its own way."""

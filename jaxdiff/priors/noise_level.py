@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxdiff.pytree import pytree
@@ -27,6 +28,12 @@ class ByNoiseLevel:
     network: Callable[[Array, Array], Array]
     schedule: Schedule
     max_sigma: Float[Array, ""] | float
+
+    @property
+    def last_time(self) -> int:
+        """The last time whose noise is no stronger than it was trained for."""
+        alpha, sigma = (np.asarray(table) for table in self.schedule(jnp.arange(self.schedule.num_times)))
+        return max(int(np.searchsorted(sigma / alpha / 2, float(self.max_sigma), "right")) - 1, 0)
 
     def __call__(self, x_t: Float[Array, "h w c"], t: Int[Array, ""] | int) -> Float[Array, "h w c"]:
         """Predicts `x0`."""

@@ -76,12 +76,15 @@ class PriorConfig:
         """Wraps a network of this configuration as a denoiser."""
         size, channels = self.network.image_size, self.network.in_channels
         schedule = self.make_schedule()
+        of_time = _KINDS[self.kind].of_time(network, schedule)
         return Denoiser(
-            network=_KINDS[self.kind].of_time(network, schedule),
+            network=of_time,
             schedule=schedule,
             image_shape=(size, size, channels),
             target=self.target,
             variance=self.variance,
+            last_time=getattr(of_time, "last_time", None),
+            any_size=isinstance(network, FFDNet),
         )
 
 

@@ -57,7 +57,8 @@ def digest(*arrays: ArrayLike) -> str:
 
 def describe_prior(prior: Denoiser) -> dict[str, Any]:
     """Returns what to write down about a prior: what it predicts, and a fingerprint of its weights."""
-    network: Any = prior.network
+    # A denoiser of noise levels wraps its network.
+    network: Any = getattr(prior.network, "network", prior.network)
     weights = parameters(network)
     return {
         "target": prior.target,

@@ -20,6 +20,7 @@ from jaxdiff.runs.setups import (
     dps_likelihood,
     dps_norm,
     guided,
+    guided_estimate,
     score_ald,
     sdedit,
 )
@@ -77,7 +78,18 @@ def make_run(
     """
     row = METHODS[check_name(method, list(METHODS), "method")]
     run = row.make(Setup(check_name(task, list(TASKS), "task"), prior, measurement, steps, chosen))
-    return replace(run, method=method)
+    return replace(from_estimate(run, measurement), method=method)
+
+
+def from_estimate(run: "Run", measurement: "Measurement") -> "Run":
+    """Lets chains of a prior that knows low noise only start at the smoothest image that fits the data."""
+    from jaxdiff.priors.denoiser import last_time
+    from jaxdiff.samplers import SDEdit, StartAt
+
+    prior = run.sampler.prior
+    if last_time(prior) == prior.schedule.num_times - 1 or isinstance(run.sampler, SDEdit):
+        return run
+    return replace(run, sampler=StartAt(run.sampler, measurement))
 
 
 _ZETA_ADVICE: dict[str, Any] = {"weaker": "lower --zeta", "stronger": "raise --zeta"}
@@ -142,6 +154,8 @@ METHODS: dict[str, Method] = {
         stronger="raise --iterations",
         bench={"MMPS": HyperParameters(iterations=5)},
     ),
+    "ddnm": Method("DDNM", guided_estimate("DDNM"), bench={"DDNM": HyperParameters()}),
+    "diffpir": Method("DiffPIR", guided_estimate("DiffPIR"), bench={"DiffPIR": HyperParameters()}),
 }
 """All methods, by the name that a user types."""
 

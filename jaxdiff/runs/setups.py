@@ -90,10 +90,12 @@ class Setup:
 
     @property
     def times(self) -> "np.ndarray":
-        """All times of a chain from noise to image."""
+        """All times of a chain from noise to image; of a prior that knows low noise only, its part of them."""
+        from jaxdiff.priors.denoiser import last_time
         from jaxdiff.schedule import time_grid
 
-        return time_grid(self.prior.schedule.num_times, self.steps)
+        num_times, start = self.prior.schedule.num_times, last_time(self.prior)
+        return time_grid(num_times, max(round(self.steps * (start + 1) / num_times), 1), start)
 
     @property
     def noisy(self) -> "Measurement":
@@ -135,6 +137,7 @@ SDEDIT_START = 500
 
 def sdedit(setup: Setup) -> Run:
     """From the measurement, noised to a start time; for denoising from the measurement's own noise level."""
+    from jaxdiff.priors.denoiser import last_time
     from jaxdiff.samplers import SDEdit
     from jaxdiff.schedule import time_grid
 
@@ -143,12 +146,16 @@ def sdedit(setup: Setup) -> Run:
     if setup.task == "denoise" and start is None:
         # From there DDPM's chain draws from the posterior itself.
         start = matched_time(prior.schedule, float(measurement.sigma_y))
+        if start > last_time(prior):
+            raise UserError(
+                "this is more noise than the prior was trained for; another prior may know it, see --prior."
+            )
         times = time_grid(num_times, min(setup.steps, start + 1), start)
         settings = {"start": start, "steps": len(times) - 1, "form": "the measurement's noise counts"}
         return Run(SDEdit(prior, measurement, noise_counts=True), times, settings)
-    start = min(SDEDIT_START, num_times - 1) if start is None else start
-    if not 0 <= start < num_times:
-        raise UserError(f"SDEdit's start time must be between 0 and {num_times - 1}, got {start}.")
+    start = min(SDEDIT_START, last_time(prior)) if start is None else start
+    if not 0 <= start <= last_time(prior):
+        raise UserError(f"SDEdit's start time must be between 0 and {last_time(prior)}, got {start}.")
     part = max(round(setup.steps * (start + 1) / num_times), 1)
     return Run(SDEdit(prior, measurement), time_grid(num_times, part, start), {"start": start, "steps": part})
 
@@ -218,6 +225,26 @@ def dps_likelihood(setup: Setup) -> Run:
         setup.times,
         {"form": "likelihood", "zeta": zeta, **setup.noise_settings},
     )
+
+
+GUIDED_ETA = 0.85
+"""DDIM's eta for priors that are guided without a gradient: that of DDNM's authors."""
+
+
+def guided_estimate(name: str) -> Callable[[Setup], Run]:
+    """Returns what sets up a prior that is guided without a gradient, by the name of its class, under DDIM's step."""
+
+    def make(setup: Setup) -> Run:
+        from jaxdiff import guidance
+        from jaxdiff.samplers import DDIM
+
+        # Without noise a chain has to keep the data as they are.
+        measurement = setup.measurement if name == "DDNM" else setup.noisy
+        prior = getattr(guidance, name)(setup.prior, measurement)
+        settings = {"integrator": "DDIM", "eta": GUIDED_ETA, **setup.noise_settings}
+        return Run(DDIM(prior, GUIDED_ETA), setup.times, settings)
+
+    return make
 
 
 def guided(name: str, **defaults: Any) -> Callable[[Setup], Run]:

@@ -6,6 +6,7 @@ from jaxdiff.samplers.ddpm import DDPM
 from jaxdiff.samplers.dps import DPS, DPSLikelihood, DPSNorm, scale_zeta
 from jaxdiff.samplers.score_ald import ScoreALD, over_gamma, over_variance, scale_gamma, twice_over_variance
 from jaxdiff.samplers.sdedit import SDEdit
+from jaxdiff.samplers.start_at import StartAt
 
 __all__ = [
     "DDIM",
@@ -15,6 +16,7 @@ __all__ = [
     "DPSNorm",
     "SDEdit",
     "ScoreALD",
+    "StartAt",
     "over_gamma",
     "over_variance",
     "sample",

@@ -185,3 +185,22 @@ def test_known_sources_are_encrypted_and_plausible():
         "imagenet-256": 2.21,
     }
     assert all(source.url.startswith("https://") for source in SOURCES.values())
+
+
+def test_one_process_at_a_time(server, tmp_path):
+    def second(received, total):
+        with pytest.raises(OSError, match="another process downloads to"):
+            download(server.url, tmp_path / "x.pt")
+
+    assert download(server.url, tmp_path / "x.pt", progress=second).read_bytes() == BODY
+    assert len(server.ranges) == 1
+
+
+def test_a_file_that_came_into_being_meanwhile_stays(server, tmp_path):
+    def meanwhile(received, total):
+        (tmp_path / "x.pt").write_text("mine")
+
+    with pytest.raises(FileExistsError, match="kept at"):
+        download(server.url, tmp_path / "x.pt", progress=meanwhile)
+    assert (tmp_path / "x.pt").read_text() == "mine"
+    assert (tmp_path / "x.pt.part").read_bytes() == BODY

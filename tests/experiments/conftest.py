@@ -53,7 +53,7 @@ def normal_prior() -> Iterator[str]:
         yield name
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def no_lpips_weights(tmp_path_factory: pytest.TempPathFactory):
     """LPIPS weights of whoever runs the tests must not change the results."""
     with pytest.MonkeyPatch.context() as patch:

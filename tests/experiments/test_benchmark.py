@@ -99,7 +99,7 @@ def written(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("experiments.benchmark.timing.LEAST", 0.01)
         main(config)
-    (path,) = out.glob("*.json")
+    (path,) = out.glob("[!.]*.json")
     return config, path, json.loads(path.read_text())
 
 

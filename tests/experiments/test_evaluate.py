@@ -219,6 +219,7 @@ KILLED = """
 import os, signal, sys, tyro
 from experiments.evaluate.__main__ import Evaluate, main
 from experiments.evaluate.records import Journal
+from jaxdiff.metrics import lpips_files
 from tests.experiments.conftest import named_normal
 
 append = Journal.append
@@ -228,6 +229,7 @@ def append_and_die(journal, entries):
     os.kill(os.getpid(), signal.SIGKILL)
 
 Journal.append = append_and_die
+lpips_files.PACKAGE = "no_such_package"
 with named_normal():
     main(tyro.cli(Evaluate))
 """

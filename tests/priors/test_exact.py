@@ -18,7 +18,7 @@ from jaxdiff.priors.gaussian import GaussianPrior, natural_spectrum
 from jaxdiff.priors.mixture import MixturePrior
 from jaxdiff.pytree import pytree
 from jaxdiff.schedule import linear
-from tests.conftest import SHAPE, SIGMA_Y
+from tests.conftest import SHAPE, SIGMA_Y, of
 from tests.operators.conftest import OPERATORS, Saturation
 from tests.priors.conftest import Moments, closed_form
 

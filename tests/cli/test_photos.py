@@ -1,0 +1,119 @@
+"""Photographs restored at their own size by the prior that ships for them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxdiff import DDNM, Measurement, load_prior
+from jaxdiff.cli.main import main
+from jaxdiff.images.fit import CONTEXT, around
+from jaxdiff.operators import Identity, Mask
+from jaxdiff.priors.denoiser import last_time
+from jaxdiff.runs.methods import make_run
+from jaxdiff.samplers import DDIM, SDEdit, StartAt
+
+
+@pytest.fixture
+def photo(tmp_path, monkeypatch):
+    """A photo of odd sides with noise-like texture, and a mask of one thin scratch."""
+    monkeypatch.chdir(tmp_path)
+    rows, columns = np.mgrid[0:61, 0:43]
+    smooth = (
+        90
+        + 60 * np.sin(rows / 9)[..., None]
+        + 50 * np.cos(columns / np.array([7, 8, 9])[:, None, None]).T.swapaxes(0, 1)
+    )
+    pixels = np.clip(smooth, 0, 255).astype(np.uint8)
+    mask = np.zeros((61, 43), np.uint8)
+    mask[20:23, 5:38] = 255
+    damaged = pixels.copy()
+    damaged[mask > 0] = 255
+    Image.fromarray(damaged).save("damaged.png", icc_profile=b"profile")
+    Image.fromarray(mask).save("mask.png")
+    return pixels, mask > 0
+
+
+def test_a_scratch_is_gone_and_everything_else_is_as_it_was(photo) -> None:
+    """Known pixels are the same numbers, the hole is close to the truth, size and profile are kept."""
+    pixels, hidden = photo
+    main(["restore", "damaged.png", "--mask", "mask.png", "--prior", "photos", "--samples", "2", "--out", "o"])
+    for name in ("restored.png", "restored_0.png", "restored_1.png"):
+        with Image.open(f"o/{name}") as picture:
+            found = np.asarray(picture)
+            assert picture.info["icc_profile"] == b"profile"
+        np.testing.assert_array_equal(found[~hidden], pixels[~hidden])
+        assert np.sqrt(np.mean((found[hidden].astype(float) - pixels[hidden]) ** 2)) < 6
+
+
+@pytest.mark.parametrize("arguments", [["--task", "denoise"], ["--task", "deblur", "--blur-std", "1"]])
+def test_other_tasks_keep_the_size(photo, arguments) -> None:
+    """No cropping, no resizing."""
+    command = ["restore", "damaged.png", *arguments, "--sigma-steps", "20", "--prior", "photos", "--samples", "1"]
+    main([*command, "--steps", "60", "--out", "o"])
+    with Image.open("o/restored.png") as picture:
+        assert picture.size == (43, 61)
+
+
+def test_only_what_is_around_the_holes_is_sampled() -> None:
+    """The window holds every hidden pixel with its context, and ends at the picture's edges."""
+    hidden = np.zeros((400, 900), bool)
+    hidden[10:14, 700:720] = True
+    window = around(hidden, "photo")
+    assert window.kept == (slice(0, 14 + CONTEXT), slice(700 - CONTEXT, 720 + CONTEXT))
+    assert window.prior == (14 + CONTEXT, 20 + 2 * CONTEXT)
+
+
+def test_the_prior_knows_low_noise_only_and_chains_start_there() -> None:
+    """At 75 of 255 steps, from an estimate; SDEdit has its own start."""
+    prior = load_prior("photos").at((16, 12, 3))
+    last = last_time(prior)
+    alpha, sigma = prior.schedule(last)
+    above = prior.schedule(last + 1)
+    assert float(sigma / alpha) / 2 <= 75 / 255 < float(above[1] / above[0]) / 2
+    measurement = Measurement(Identity(), jnp.zeros((16, 12, 3)), 0.1)
+    run = make_run("ddnm", "denoise", prior, measurement, 100)
+    assert isinstance(run.sampler, StartAt)
+    assert isinstance(run.sampler.sampler.prior, DDNM)
+    assert run.times[0] == last
+    assert isinstance(make_run("sdedit", "denoise", prior, measurement, 100).sampler, SDEdit)
+
+
+def test_the_noise_of_a_picture_one_pixel_wide_cannot_be_estimated(photo, capsys) -> None:
+    """One sentence; with the noise level given, it is restored."""
+    Image.new("RGB", (1, 9), (9, 99, 200)).save("line.png")
+    with pytest.raises(SystemExit) as ended:
+        main(["restore", "line.png", "--task", "denoise", "--prior", "photos", "--out", "o"])
+    assert ended.value.code == 2
+    assert "1x9 pixels cannot be estimated; give it with --sigma." in capsys.readouterr().err
+    command = ["restore", "line.png", "--task", "denoise", "--sigma-steps", "10", "--prior", "photos", "--samples", "1"]
+    main([*command, "--steps", "20", "--out", "o"])
+    with Image.open("o/restored.png") as picture:
+        assert picture.size == (1, 9)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [(["--sigma-steps", "120"], "more noise than the prior"), (["--sigma-steps", "20", "--start", "500"], "0 and 167")],
+)
+def test_more_noise_than_the_prior_was_trained_for_is_refused(photo, capsys, arguments, sentence) -> None:
+    """The network is not asked about it in silence."""
+    with pytest.raises(SystemExit) as ended:
+        main(["restore", "damaged.png", "--task", "denoise", *arguments, "--prior", "photos", "--out", "o"])
+    assert ended.value.code == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_another_measurement_starts_from_its_own_estimate() -> None:
+    """The estimate is derived where a chain starts, so that a compiled program takes any measurement and noise."""
+    prior = load_prior("photos").at((16, 12, 3))
+    mask = np.ones((16, 12, 1), np.float32)
+    mask[4:6] = 0
+    start = jax.jit(lambda sampler: sampler.init(jax.random.key(0), 100))
+    grey = lambda value, sigma_y: Measurement(Mask(mask), jnp.full((16, 12, 3), value) * mask, sigma_y)
+    samplers = [StartAt(DDIM(prior), grey(*numbers)) for numbers in ((0.5, 0.0), (-0.5, 0.0), (-0.5, 0.1))]
+    first, other, noisy = map(start, samplers)
+    alpha, _ = prior.schedule(100)
+    np.testing.assert_allclose(first - other, float(alpha), atol=1e-2)
+    np.testing.assert_allclose(first - noisy, float(alpha), atol=1e-2)

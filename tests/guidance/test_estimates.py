@@ -1,0 +1,112 @@
+"""Priors guided by what they estimate, without a gradient: against dense matrices, and what they cost."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdiff import DDNM, DiffPIR, PoissonNoise
+from jaxdiff.operators import BoxMask, Identity
+from jaxdiff.priors.denoiser import Prediction, Prior
+from jaxdiff.pytree import pytree
+from tests.conftest import SHAPE, SIGMA_Y, Passed, gaussian_prior, of
+from tests.operators.conftest import OPERATORS, Saturation
+
+X_T = jax.random.normal(jax.random.key(2), SHAPE)
+LINEAR = [name for name, row in OPERATORS.items() if row.matrix is not None and name != "waves"]
+
+
+def both(rule: object, t: int) -> tuple[np.ndarray, np.ndarray, Prediction]:
+    """The estimate before and after it was moved, as vectors in double precision."""
+    prediction = jax.jit(lambda prior, x_t, t: prior.predict(x_t, t))(rule, X_T, t)
+    before, after = prediction.before_guidance, prediction.x0_hat
+    return np.asarray(before, np.float64).ravel(), np.asarray(after, np.float64).ravel(), prediction
+
+
+@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.parametrize("t", [50, 500])
+def test_diffpir_is_the_regularised_least_squares_solution(name: str, t: int) -> None:
+    """The solution of the normal equations, written with the matrix of the operator."""
+    measurement = of(OPERATORS[name].make(), 0.3)
+    before, after, _ = both(DiffPIR(gaussian_prior(), measurement, iterations=150), t)
+    matrix = np.asarray(OPERATORS[name].matrix)
+    alpha_bar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))[t]
+    rho = 0.3**2 * alpha_bar / (1 - alpha_bar)
+    y = np.asarray(measurement.y, np.float64).ravel()
+    expected = np.linalg.solve(matrix.T @ matrix + rho * np.eye(144), matrix.T @ y + rho * before)
+    np.testing.assert_allclose(after, expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("name", [name for name in LINEAR if name != "gaussian blur"])
+def test_ddnm_without_noise_agrees_with_the_data_and_keeps_the_null_space(name: str) -> None:
+    """`A x = A A^+ y`, and what `A` does not see is the prior's.
+
+    A Gaussian blur's smallest singular values lie at the cut-off of a pseudo-inverse, so that it has no one answer.
+    """
+    measurement = of(OPERATORS[name].make(), 0.0)
+    before, after, _ = both(DDNM(gaussian_prior(), measurement), 400)
+    matrix = np.asarray(OPERATORS[name].matrix)
+    inverse = np.linalg.pinv(matrix, rcond=1e-5)
+    y = np.asarray(measurement.y, np.float64).ravel()
+    np.testing.assert_allclose(after, before + inverse @ (y - matrix @ before), atol=5e-3)
+
+
+def test_ddnm_with_noise_weighs_the_data() -> None:
+    """The weight is 1 where the noise of the time exceeds that of the data, and their ratio below."""
+    measurement = of(Identity(), 0.3)
+    for t in (20, 500):
+        alpha_bar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))[t]
+        before, after, _ = both(DDNM(gaussian_prior(), measurement), t)
+        weight = min(1.0, ((1 - alpha_bar) / alpha_bar) ** 0.5 / 0.3)
+        y = np.asarray(measurement.y, np.float64).ravel()
+        np.testing.assert_allclose(after, before + weight * (y - before), atol=1e-5)
+
+
+def test_ddnm_asks_an_operator_for_its_own_projection() -> None:
+    """Then the operator need not be linear."""
+
+    class Rounded:
+        def __call__(self, x: jax.Array) -> jax.Array:
+            return jnp.round(4 * x) / 4
+
+        def project(self, x: jax.Array, y: jax.Array) -> jax.Array:
+            return jnp.clip(x, y - 0.125, y + 0.125)
+
+    measurement = of(Rounded(), 0.0)
+    _, after, prediction = both(DDNM(gaussian_prior(), measurement), 400)
+    assert np.abs(after - np.asarray(measurement.y).ravel()).max() <= 0.125 + 1e-6
+    assert prediction.unguided is not None
+
+
+@pytest.mark.parametrize("rule", [DDNM, DiffPIR])
+def test_one_forward_call_and_no_derivative_of_the_network(rule: type) -> None:
+    """A network that cannot be differentiated will do."""
+
+    @pytree
+    class Opaque(Passed):
+        def predict(self, x_t: jax.Array, t: jax.Array) -> Prediction:
+            return jax.tree.map(jax.lax.stop_gradient, self.prior.predict(x_t, t))
+
+    measurement = of(BoxMask(2, 1, 4, 3))
+    whole, opaque = (both(rule(prior, measurement), 300)[1] for prior in (gaussian_prior(), Opaque(gaussian_prior())))
+    np.testing.assert_array_equal(whole, opaque)
+    calls = []
+
+    @pytree
+    class Counted(Passed):
+        def predict(self, x_t: jax.Array, t: jax.Array) -> Prediction:
+            calls.append(t)
+            return self.prior.predict(x_t, t)
+
+    counted: Prior = rule(Counted(gaussian_prior()), measurement)
+    counted.predict(X_T, 300)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("rule", [DDNM, DiffPIR])
+def test_what_is_refused(rule: type) -> None:
+    """Operators that are not linear, and noise that is not Gaussian."""
+    with pytest.raises(ValueError, match="linear operator"):
+        rule(gaussian_prior(), of(Saturation(), SIGMA_Y))
+    with pytest.raises(ValueError, match="Gaussian noise"):
+        rule(gaussian_prior(), of(Identity(), PoissonNoise(40.0)))
