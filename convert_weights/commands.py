@@ -121,7 +121,7 @@ class ConvertLPIPS:
 
     def run(self) -> None:
         """Convert, and print where the weights are."""
-        _check_new(self.out, self.overwrite, ".npy", self.backbone, self.heads)
+        _check_new(self.out, self.overwrite, "conv0/kernel.npy", self.backbone, self.heads)
         backbone, heads = read_state_dict(self.backbone), read_state_dict(self.heads)
         save_lpips(self.out, self.net, lpips_from_torch(self.net, backbone, heads))
         print(f"{self.out}: LPIPS {self.net}, for jaxdiff.lpips.load_lpips({self.net!r}, {str(self.out)!r})")

@@ -90,7 +90,7 @@ def test_what_was_there_comes_back_if_a_folder_is_not_finished(fault, tmp_path, 
         moves.append(source)
         full() if len(moves) == 2 else move(source, target)
 
-    with pytest.raises((OSError, KeyboardInterrupt)), new_folder(out, KIND, overwrite=True) as partial:
+    def write(partial):
         fill(partial)
         if fault == "in the block":
             raise KeyboardInterrupt
@@ -99,6 +99,9 @@ def test_what_was_there_comes_back_if_a_folder_is_not_finished(fault, tmp_path, 
         else:
             (out / "mine.txt").write_text("mine")
             before["out/mine.txt"] = "mine"
+
+    with pytest.raises((OSError, KeyboardInterrupt)), new_folder(out, KIND, overwrite=True) as partial:
+        write(partial)
     assert contents(tmp_path) == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -198,7 +201,8 @@ input()
 """
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", code], **pipes) as other:
-        assert other.stdin and other.stdout
+        assert other.stdin
+        assert other.stdout
         other.stdout.readline()
         with pytest.raises(UserError, match="another process writes into"):
             claim_folder(tmp_path, "one", clear=True)
