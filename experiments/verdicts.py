@@ -248,10 +248,10 @@ def main(config: Config) -> None:
     for problem in problems(config):
         found = [judged(config, problem, trial) for trial in trials(problem, config.steps)]
         rows += [{**row, "truth": truth} for row, truth in zip(found, label(found, problem.relative), strict=True)]
+        write_csv(config.out / "metrics.csv", rows)
         right = sum(row["truth"] == "good" and row["verdict"] == "healthy" for row in rows)
         console.print(f"{problem.name}: {len(found)} runs; so far {right} good runs called healthy", highlight=False)
     table = confusion(rows)
-    write_csv(config.out / "metrics.csv", rows)
     write_atomically(config.out / "table.md", table)
     console.print(table, soft_wrap=True, highlight=False, markup=False)
     console.print(f"written to {config.out}: table.md, metrics.csv", highlight=False)

@@ -207,10 +207,10 @@ def _residual(ratio: float, count: int, noiseless: bool, diagnosis: Diagnosis | 
         number = f"The samples miss the data by {127.5 * ratio:.1f} of 255 steps (root mean square{over})"
         below, about, above = "", "little", "too much"
     if ratio > high:
-        fix = "this method looks at the data at its start only; others do in every step"
-        if remedies.sees_data:
-            mistaken = "check the mask or kernel and σ, which may be too small"
-            fix = _advice(remedies.stronger, "take more steps", mistaken)
+        fix = _advice(remedies.stronger, "take more steps", "check the mask or kernel and σ, which may be too small")
+        if not remedies.sees_data:
+            others = "take a method that looks at the data in every step, not at its start only"
+            fix = _advice(remedies.stronger, others)
         return Verdict("data ignored", f"{number}: {above}, so the data were ignored, at least in part; {fix}.")
     if ratio < low:
         fix = _advice(remedies.weaker, "check σ, which may be too large")
