@@ -316,5 +316,8 @@ def test_remedies_name_flags_that_the_method_has_and_no_others(method):
         sentence = verdict(ratios, CLEAN, seen, remedies=remedies).sentence
         flags = {word.strip(".,;:") for word in sentence.split() if word.startswith("--")}
         assert flags <= {f"--{flag}" for flag in row.flags}, sentence
+    ignored = verdict(np.full(2, 9.0), CLEAN, diagnosis(2), remedies=remedies).sentence
+    assert row.stronger in ignored
+    assert ("take a method that looks at the data in every step" in ignored) == (method == "sdedit")
     for advice in (row.weaker, row.stronger):
         assert bool(advice) == ("--" in advice)
