@@ -224,6 +224,13 @@ def claim_folder(
     return known
 
 
+def release_folder(path: Path) -> None:
+    """Lets other processes write into a claimed folder again; nothing happens if it is not claimed."""
+    claim = _claimed.pop(path.absolute(), None)
+    if claim is not None and claim.lock is not None:
+        claim.lock.close()
+
+
 def _owner(manifest: Path) -> str:
     try:
         return str(json.loads(manifest.read_text(encoding="utf-8"))["program"])

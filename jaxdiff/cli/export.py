@@ -5,7 +5,7 @@ from rich.console import Console
 from jaxdiff.chains import archive
 from jaxdiff.cli.damage import read_damage, say
 from jaxdiff.cli.request import Export
-from jaxdiff.cli.restore import check_steps, set_up
+from jaxdiff.cli.restore import complete, fitted, set_up
 from jaxdiff.disk import check_replaceable
 from jaxdiff.errors import UserError
 from jaxdiff.priors.storage import load_prior
@@ -34,9 +34,9 @@ def export_sampler(request: Export) -> None:
     console = Console()
     check_folder(request)  # at once: what follows takes long
     prior = load_prior(request.prior, dtype=request.dtype)
-    check_steps(request, prior)
+    request = complete(request, prior)
     damage = read_damage(request, prior, console)
-    run = set_up(request, prior.at((*damage.fit.prior, 3)) if prior.any_size else prior, damage.measurement)
+    run = set_up(request, fitted(prior, damage), damage.measurement)
     try:
         archive.save(
             request.folder,

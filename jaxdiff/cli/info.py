@@ -11,11 +11,10 @@ from rich.console import Console
 
 import jaxdiff
 from jaxdiff import guidance, operators, samplers
-from jaxdiff.cli.request import Restore
 from jaxdiff.metrics.lpips_files import LPIPSWeightsNotFound, find_arrays
 from jaxdiff.priors.storage import SHIPPED, PriorError, read_config
 from jaxdiff.runs.folder import environment
-from jaxdiff.runs.methods import KNOWN_METHODS, TASKS
+from jaxdiff.runs.methods import KNOWN_METHODS, PHOTO_METHODS, TASKS
 
 
 def print_info() -> None:
@@ -60,8 +59,8 @@ def print_list() -> None:
     """Prints tasks, methods, samplers and operators with their parameters and sources."""
     console = Console(highlight=False, soft_wrap=True, markup=False)
     console.print("tasks of `jaxdiff restore`")
-    for task in TASKS:
-        console.print(f"  {task:<12} by --method {Restore(Path(), task=task).chosen_method} by default")
+    for task, words in TASKS.items():
+        console.print(f"  {task:<12} {words}; with the prior photos by --method {PHOTO_METHODS[task]}")
     console.print(f"\nmethods of `jaxdiff restore`: {KNOWN_METHODS}")
     for title, module in (("samplers", samplers), ("guidance", guidance), ("operators", operators)):
         console.print(f"\n{title} (jaxdiff.{title})")

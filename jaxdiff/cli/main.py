@@ -72,9 +72,10 @@ def run(command: Restore | Export | Convert | Info | List) -> None:
 
             export_sampler(command)
         else:
+            from jaxdiff.cli.folder import restore_folder
             from jaxdiff.cli.restore import restore
 
-            restore(command)
+            restore_folder(command) if command.damaged.is_dir() else restore(command)
     else:
         from jaxdiff.cli.info import print_info, print_list
 

@@ -11,30 +11,37 @@ from rich.console import Console
 
 from jaxdiff.cli.damage import Damage, read_damage, say
 from jaxdiff.cli.request import Restore
+from jaxdiff.cli.results import NOT_EVIDENCE, PROGRAM, Restored, write_restored
 from jaxdiff.errors import UserError
-from jaxdiff.images.files import write_gif, write_image
-from jaxdiff.images.grid import heat, labelled_grid
 from jaxdiff.measurement import Measurement
-from jaxdiff.metrics.diagnosis import Diagnose, Verdict
+from jaxdiff.metrics.diagnosis import Diagnose
 from jaxdiff.priors.denoiser import Denoiser, Prior
 from jaxdiff.priors.storage import load_prior
-from jaxdiff.runs import page, report
-from jaxdiff.runs.folder import command_line, describe_prior, digest, finish_folder, open_folder, write_npz
-from jaxdiff.runs.methods import METHODS, TASKS, Run, describe_sigma, make_run
-from jaxdiff.runs.runner import Drawn, draw, sample_keys
-from jaxdiff.runs.scores import judge, load_lpips_nets, mean_and_std, residual_text, score_samples
-from jaxdiff.runs.setups import matched_time
-from jaxdiff.runs.tables import Row, write_csv
-
-PROGRAM = "jaxdiff restore"
-NOT_EVIDENCE = (
-    "What the data do not say is invented by the prior. A restored face is a sample from a model, not evidence of who "
-    "is in a picture."
+from jaxdiff.priors.tiles import tiled
+from jaxdiff.runs.folder import command_line, describe_prior, digest, open_folder
+from jaxdiff.runs.methods import (
+    METHODS,
+    TASKS,
+    Run,
+    best_method,
+    check_flags,
+    default_steps,
+    describe_sigma,
+    make_run,
 )
+from jaxdiff.runs.runner import draw, sample_keys
+from jaxdiff.runs.scores import judge, residual_text
+from jaxdiff.runs.setups import matched_time
+
+TILE = 208
+"""Side of the tiles of large images, in pixels."""
+
+MANY_PIXELS = 2**20
+"""Of an image with more, as many samples are drawn at once as fit into memory, unless `--batch-size` is given."""
 
 
-def restore(request: Restore) -> None:
-    """Restores a picture and writes the result folder.
+def restore(request: Restore) -> str:
+    """Restores a picture and writes the result folder; returns the word of its verdict.
 
     Raises:
         UserError: if a flag, a file or the folder is not usable.
@@ -43,26 +50,25 @@ def restore(request: Restore) -> None:
     request.check()
     console = Console()
     prior = load_prior(request.prior, dtype=request.dtype)
-    check_steps(request, prior)
+    asked, request = request, complete(request, prior)
     damage = read_damage(request, prior, console)
-    prior = prior.at((*damage.fit.prior, 3)) if prior.any_size else prior
     measurement = damage.measurement
+    settings = restore_settings(request, prior, measurement)
+    prior = fitted(prior, damage)
     if request.task == "denoise" and matched_time(prior.schedule, float(measurement.sigma_y)) == 0:
         say(console, "that is less noise than the prior's finest level: there is hardly anything to denoise")
     run = set_up(request, prior, measurement)
-    settings = restore_settings(request, prior, measurement)
-    command = command_line(PROGRAM, request)
     open_folder(
         request.folder,
         PROGRAM,
         settings,
-        command=command,
+        command=command_line(PROGRAM, asked),
         resume=request.resume,
         overwrite=request.overwrite,
         inputs=(request.damaged, request.mask, request.kernel, Path(request.prior)),
     )
     used = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in run.settings.items())
-    say(console, f"{METHODS[request.chosen_method].name}: {used}; {request.samples} samples")
+    say(console, f"{METHODS[run.method].name}: {used}; {request.samples} samples of {len(run.times) - 1} steps")
     keys = sample_keys(request.seed, request.samples)
     drawn = draw(
         TASKS[request.task],
@@ -70,32 +76,53 @@ def restore(request: Restore) -> None:
         keys,
         request.folder / "samples" / "samples.npz",
         console,
-        batch_size=request.batch_size,
+        batch_size=request.batch_size or ("auto" if np.prod(damage.image_shape[:2]) > MANY_PIXELS else None),
         residual=residual_text(measurement),
         observer=Diagnose(prior.schedule, measurement),
     )
-    verdicts = judge(drawn.samples, measurement, drawn.diagnosis, request.chosen_method)
     kept = known_kept(request, measurement, drawn.samples)
-    rows = write_restored(request, damage, run, replace(drawn, samples=kept), verdicts, console)
-    say(console, summary_text(rows, drawn))
+    restored = Restored(
+        request=asked,
+        damage=damage,
+        run=run,
+        drawn=replace(drawn, samples=kept),
+        mean=kept.mean(0) if run.mean is None else np.clip(np.asarray(run.mean()), -1, 1),
+        verdicts=judge(drawn.samples, measurement, drawn.diagnosis, run.method),
+    )
+    write_restored(restored, console)
     put_back = " Then these were put back." if request.task == "inpaint" and measurement.noiseless else ""
-    say(console, f"{verdicts[0].word}: {verdicts[0].sentence}{put_back}")
+    say(console, f"{restored.verdict.word}: {restored.verdict.sentence}{put_back}")
     say(console, NOT_EVIDENCE)
     say(
         console, f"written to {request.folder}: report.html, restored.png (their mean), restored_0.png ..., metrics.csv"
     )
+    return restored.verdict.word
 
 
-def check_steps(request: Restore, prior: Prior) -> None:
-    """Refuses more steps than the prior has times."""
-    if request.steps > prior.schedule.num_times:
-        raise UserError(f"--steps must be between 1 and {prior.schedule.num_times}, got {request.steps}.")
+def complete(request: Restore, prior: Prior) -> Restore:
+    """Fills in what the prior decides if it was not asked for: the method, and the number of steps.
+
+    Raises:
+        UserError: if there are more steps than the prior has times, or the method has not all flags that were given.
+    """
+    method = request.method or best_method(request.task, prior)
+    steps = default_steps(prior) if request.steps is None else request.steps
+    if steps > prior.schedule.num_times:
+        raise UserError(f"--steps must be between 1 and {prior.schedule.num_times}, got {steps}.")
+    check_flags(method, request.hyper_parameters)
+    return replace(request, method=method, steps=steps)
+
+
+def fitted(prior: Denoiser, damage: Damage) -> Prior:
+    """Returns the prior for the image that was measured, in tiles if it takes any size and this one is large."""
+    return tiled(prior, damage.image_shape, TILE, damage.wanted) if prior.any_size else prior
 
 
 def set_up(request: Restore, prior: Prior, measurement: Measurement) -> Run:
-    """Sets the method up with the hyper-parameters asked for."""
-    method, task = request.chosen_method, request.task
-    return make_run(method, task, prior, measurement, request.steps, request.hyper_parameters)
+    """Sets the method up with the hyper-parameters asked for; the request is complete."""
+    assert request.method is not None
+    assert request.steps is not None
+    return make_run(request.method, request.task, prior, measurement, request.steps, request.hyper_parameters)
 
 
 def restore_settings(request: Restore, prior: Denoiser, measurement: Measurement) -> dict[str, Any]:
@@ -119,101 +146,3 @@ def known_kept(
     if request.task != "inpaint" or not measurement.noiseless:
         return clipped
     return np.where(np.asarray(measurement.observed) > 0, np.asarray(measurement.y), clipped)
-
-
-def write_restored(
-    request: Restore, damage: Damage, run: Run, drawn: Drawn, verdicts: tuple[Verdict, list[str]], console: Console
-) -> list[Row]:
-    """Writes pictures, scores with the verdict on each sample, and the report; returns the scores."""
-    out, samples, measurement = request.folder, drawn.samples, damage.measurement
-    nets, missing = load_lpips_nets() if damage.truth is not None else ({}, [])
-    rows = score_samples(samples, measurement, truth=damage.truth, nets=nets)
-    verdict, words = verdicts
-    rows = [{**row, "verdict": word} for row, word in zip(rows, words, strict=True)]
-    write_csv(out / "metrics.csv", rows)
-    arrays = {} if damage.truth is None else {"truth": damage.truth}
-    write_npz(
-        out / "measurement.npz",
-        y=measurement.y,
-        observed=measurement.observed,
-        sigma_y=measurement.sigma_y,
-        **{f"operator_{i}": leaf for i, leaf in enumerate(jax.tree.leaves(measurement.operator))},
-        **arrays,
-    )
-    write_pictures(out, damage, drawn)
-    found = {"method": request.chosen_method, "hyper_parameters": run.settings, "seconds": asdict(drawn.timing)}
-    finish_folder(out, {**found, "verdict": verdict._asdict()})
-    write_restore_report(request, damage, drawn, rows, verdict, found)
-    for message in missing:
-        console.print(f"LPIPS reads n/a: {message}", soft_wrap=True, highlight=False, style="dim")
-    return rows
-
-
-def write_pictures(out: Path, damage: Damage, drawn: Drawn) -> None:
-    """Writes measurement, mean, spread, samples, the grid of them all, and the reverse process."""
-    mean, std = drawn.samples.mean(0), drawn.samples.std(0).mean(-1)
-    spread = heat(std, max(float(np.quantile(std, 0.99)), 1e-6))
-    y = damage.measurement.y
-    write_image(out / "measurement.png", y)
-    write_image(out / "mean.png", mean)
-    write_at_own_size(out / "restored.png", damage, mean)
-    write_image(out / "std.png", spread)
-    for k, x in enumerate(drawn.samples):
-        write_image(out / "samples" / f"sample_{k}.png", x)
-        write_at_own_size(out / f"restored_{k}.png", damage, x)
-    write_gif(out / "process.gif", list(drawn.frames.astype(np.float32) / 127.5 - 1), ms=150)
-    first = [y, mean, spread, *drawn.samples]
-    titles = [
-        "measurement",
-        "mean",
-        f"std\n(mean {std.mean():.3f})",
-        *(f"sample {k}" for k in range(len(drawn.samples))),
-    ]
-    if damage.truth is not None:
-        first, titles = [damage.truth, *first], ["truth", *titles]
-    write_image(out / "grid.png", labelled_grid([first], titles, scale=max(1, round(128 / y.shape[0]))))
-
-
-def write_at_own_size(path: Path, damage: Damage, x: Float[np.ndarray, "h w 3"]) -> None:
-    """Writes a sample as the user's picture: an inpainting pasted into it, anything else without its padding."""
-    photo, fit = damage.photo, damage.fit
-    if damage.hidden is not None and damage.truth is None:
-        changed = np.zeros_like(damage.hidden)
-        changed[fit.kept] = damage.hidden[fit.kept]
-        photo.write(path, fit.paste(photo.x, x, damage.hidden), changed)
-    else:
-        photo.part(*fit.kept).write(path, fit.undo(x))
-
-
-def write_restore_report(
-    request: Restore, damage: Damage, drawn: Drawn, rows: list[Row], verdict: Verdict, found: dict[str, Any]
-) -> None:
-    """Writes `report.html`."""
-    blocks = [
-        page.command(command_line(PROGRAM, request)),
-        page.paragraph(f"{damage.fit.describe()}. Noise: {describe_sigma(float(damage.measurement.sigma_y))}."),
-        report.samples_section(
-            f"{TASKS[request.task]}, {METHODS[request.chosen_method].name}",
-            samples=drawn.samples,
-            measurement=np.asarray(damage.measurement.y),
-            truth=None if damage.truth is None else np.asarray(damage.truth),
-            rows=rows,
-            frames=drawn.frames,
-            verdict=verdict,
-            curve=drawn.curve,
-        ),
-        page.paragraph(NOT_EVIDENCE),
-        page.heading("Settings"),
-        page.settings({k: v for k, v in asdict(request).items() if v is not None} | found),
-    ]
-    page.write_page(request.folder / "report.html", f"{request.damaged.name}: {TASKS[request.task]}", blocks)
-
-
-def summary_text(rows: list[Row], drawn: Drawn) -> str:
-    """Returns the scores, and how long it took, in words."""
-    parts = []
-    for column, words in (("psnr", "PSNR {:.1f} ± {:.1f} dB"), ("residual_ratio", "residual {:.2f} ± {:.2f} x noise")):
-        if column in rows[0] and (values := mean_and_std([row[column] for row in rows])):
-            parts.append(words.format(*values))
-    seconds = f"{drawn.timing.run_seconds:.0f} s, after {drawn.timing.compile_seconds:.0f} s of compiling"
-    return "; ".join([*parts, seconds + (" (continued from an earlier run)" if drawn.resumed else "")])

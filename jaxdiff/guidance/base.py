@@ -46,8 +46,7 @@ class EstimateGuidance(WrappedPrior):
     measurement: Measurement
 
     def __post_init__(self) -> None:
-        linear = getattr(self.measurement.operator, "project", None) is None
-        self.measurement.check(self.image_shape, linear=linear)
+        self.measurement.check(self.image_shape, linear=True)
         _ = self.measurement.sigma_y  # refuses noise that is not Gaussian
 
     def move(self, x0_hat: Float[Array, "h w c"], t: Time) -> Float[Array, "h w c"]:

@@ -42,6 +42,13 @@ class DDNM(EstimateGuidance):
     prior: Prior
     measurement: Measurement
 
+    def __post_init__(self) -> None:
+        if hasattr(self.measurement.operator, "project"):
+            self.measurement.check(self.image_shape)
+            _ = self.measurement.sigma_y  # refuses noise that is not Gaussian
+        else:
+            super().__post_init__()
+
     def move(self, x0_hat: Float[Array, "h w c"], t: Time) -> Float[Array, "h w c"]:
         """Replaces what the data know."""
         operator, sigma_y = self.measurement.operator, jnp.asarray(self.measurement.sigma_y)

@@ -197,6 +197,17 @@ def read_fitted(path: Path, prior: tuple[int, int]) -> tuple[Float[np.ndarray, "
     return fit.apply(picture), fit
 
 
+def reduced(x: Float[np.ndarray, "h w c"], most: int) -> Float[np.ndarray, "h2 w2 c"]:
+    """Returns an image of at most so many pixels: the means of the smallest blocks for which that holds, or itself."""
+    h, w, c = x.shape
+    factor = max(1, int(np.ceil(np.sqrt(h * w / max(most, 1)))))
+    factor = min(factor, h, w)
+    if factor == 1:
+        return x
+    cut = x[: h // factor * factor, : w // factor * factor]
+    return cut.reshape(h // factor, factor, w // factor, factor, c).mean((1, 3))
+
+
 def _enlarge(x: Float[np.ndarray, "h2 w2 3"], size: tuple[int, int]) -> Float[np.ndarray, "h w 3"]:
     if size != x.shape[:2]:
         # Channel by channel in float: Pillow resizes colour pictures only in 8 bits.

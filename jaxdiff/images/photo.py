@@ -39,6 +39,7 @@ class Photo:
         alpha: how opaque each pixel is, in the same range; None if all are and the file has no such channel.
         icc_profile: the colour profile.
         exif: what the camera wrote, with the orientation of upright pixels.
+        colourised: whether a picture without colours may get some.
     """
 
     path: Path
@@ -46,6 +47,7 @@ class Photo:
     alpha: UInt[np.ndarray, "h w"] | None = None
     icc_profile: bytes | None = None
     exif: bytes | None = None
+    colourised: bool = False
 
     @property
     def limit(self) -> int:
@@ -76,6 +78,18 @@ class Photo:
     def opaque(self, where: Bool[np.ndarray, "h w"]) -> "Photo":
         """Returns the photo with these pixels made opaque, so that what fills them is seen."""
         return self if self.alpha is None else replace(self, alpha=np.where(where, self.limit, self.alpha))
+
+    def in_colour(self) -> "Photo":
+        """Returns the photo with three channels of 8 bits, which may get colours; a profile of greys is dropped."""
+        grey = self.samples.shape[-1] == 1
+        eight = lambda values: np.rint(values / (self.limit / 255)).astype(np.uint8)
+        return replace(
+            self,
+            samples=np.broadcast_to(eight(self.samples), (*self.samples.shape[:2], 3)),
+            alpha=None if self.alpha is None else eight(self.alpha),
+            icc_profile=None if grey else self.icc_profile,
+            colourised=True,
+        )
 
     def part(self, rows: slice, columns: slice) -> "Photo":
         """Returns a photo of some rows and columns."""
@@ -122,7 +136,7 @@ class Photo:
         if changed is not None and not changed.shape == x.shape[:2] == self.samples.shape[:2]:
             raise ValueError(f"`changed` must have the size of the photo and of `x`, got {changed.shape}.")
         known = self.samples if changed is None or changed.all() else self.samples[~changed]
-        if (known == known[..., :1]).all():
+        if not self.colourised and (known == known[..., :1]).all():
             x = x.mean(axis=-1, dtype=np.float64, keepdims=True)
         x = np.broadcast_to(x, (*x.shape[:2], self.samples.shape[-1])).astype(np.float64)
         new = np.rint((np.clip(x, -1, 1) + 1) / 2 * self.limit).astype(self.samples.dtype)

@@ -2,22 +2,31 @@
 
 from jaxdiff.operators.base import Operator, SpectralOperator, adjoint, observed, pinv
 from jaxdiff.operators.blur import Blur, CircularBlur, GaussianBlur
+from jaxdiff.operators.colour import Grey
+from jaxdiff.operators.composition import Composition
+from jaxdiff.operators.jpeg import JPEG
 from jaxdiff.operators.masks import BoxMask, Identity, Mask, RandomMask
+from jaxdiff.operators.motion import motion_kernel, motion_kernel_from_key
 from jaxdiff.operators.resize import Bicubic, BlockMean
 
 __all__ = [
+    "JPEG",
     "Bicubic",
     "BlockMean",
     "Blur",
     "BoxMask",
     "CircularBlur",
+    "Composition",
     "GaussianBlur",
+    "Grey",
     "Identity",
     "Mask",
     "Operator",
     "RandomMask",
     "SpectralOperator",
     "adjoint",
+    "motion_kernel",
+    "motion_kernel_from_key",
     "observed",
     "pinv",
 ]

@@ -165,6 +165,11 @@ def last_time(prior: Prior) -> int:
     return prior.schedule.num_times - 1 if own is None else own
 
 
+def any_size(prior: Prior) -> bool:
+    """Tells whether a prior says that images of every height and width are as good as those of its own."""
+    return getattr(prior, "any_size", False)
+
+
 class WrappedPrior:
     """Base of priors that are made of another, `self.prior`, and change what it predicts."""
 
@@ -184,6 +189,11 @@ class WrappedPrior:
     def last_time(self) -> int:
         """The prior's."""
         return last_time(self.prior)
+
+    @property
+    def any_size(self) -> bool:
+        """The prior's."""
+        return any_size(self.prior)
 
     def predict(self, x_t: Image, t: Time) -> Prediction:
         """Changes what the prior predicts; every wrapper has its own way."""

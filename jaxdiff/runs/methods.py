@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from jaxdiff.errors import UserError, check_name
 from jaxdiff.runs.setups import (
     DEFAULTS,
+    PHOTO_METHODS,
     PRIOR_VARIANCE,
     TASKS,
     HyperParameters,
@@ -70,7 +71,7 @@ def make_run(
         task: a key of `TASKS`, which decides the defaults.
         prior: the prior.
         measurement: what was measured.
-        steps: of a whole chain.
+        steps: of a chain from the prior's last time to the image.
         chosen: hyper-parameters that are not to be the defaults.
 
     Raises:
@@ -90,6 +91,20 @@ def from_estimate(run: "Run", measurement: "Measurement") -> "Run":
     if last_time(prior) == prior.schedule.num_times - 1 or isinstance(run.sampler, SDEdit):
         return run
     return replace(run, sampler=StartAt(run.sampler, measurement))
+
+
+def best_method(task: str, prior: "Prior") -> str:
+    """Returns the key of the method that restores best by default."""
+    from jaxdiff.priors.denoiser import any_size
+
+    return PHOTO_METHODS[task] if any_size(prior) else {"denoise": "sdedit"}.get(task, "dps")
+
+
+def default_steps(prior: "Prior") -> int:
+    """Returns how many steps a chain has by default: 20 from an estimate of the image, 250 from noise."""
+    from jaxdiff.priors.denoiser import last_time
+
+    return 20 if last_time(prior) < prior.schedule.num_times - 1 else 250
 
 
 _ZETA_ADVICE: dict[str, Any] = {"weaker": "lower --zeta", "stronger": "raise --zeta"}

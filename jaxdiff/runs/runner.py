@@ -20,6 +20,7 @@ from jaxdiff.chains.many import Progress, sample_segments
 from jaxdiff.chains.memory import fitting, plan
 from jaxdiff.errors import UserError
 from jaxdiff.images.files import to_uint8
+from jaxdiff.images.fit import reduced
 from jaxdiff.metrics.diagnosis import Diagnosis
 from jaxdiff.runs.folder import read_npz, write_npz
 from jaxdiff.runs.methods import Run
@@ -28,6 +29,9 @@ from jaxdiff.samplers.base import Observer
 
 SNAPSHOTS = 20
 """Segments of a run: how often it can be looked at, and how much of it a kill can cost at most."""
+
+FRAME_PIXELS = 2**18
+"""Snapshots of images with more pixels are averaged down."""
 
 KEEP_EVERY = 1.0
 """Seconds between two writings of the file from which a killed run goes on, at least."""
@@ -120,7 +124,8 @@ class _Sitting:
         if progress.seen is not None:
             self.seen.append(jax.tree.map(np.asarray, progress.seen))
         if progress.batch == 0:
-            self.frames.append(to_uint8(np.concatenate([images[0], np.asarray(progress.x0_hat[0])], axis=1)))
+            pair = (reduced(x, FRAME_PIXELS) for x in (images[0], np.asarray(progress.x0_hat[0])))
+            self.frames.append(to_uint8(np.concatenate(list(pair), axis=1)))
         if progress.step == progress.num_steps:
             self.finished.append(images[: num_samples - progress.batch * self.batch_size])
 

@@ -14,13 +14,34 @@ from jaxdiff.errors import UserError, check_name
 
 if TYPE_CHECKING:
     import numpy as np
+    from jax import Array
 
     from jaxdiff.measurement import Measurement
     from jaxdiff.priors.denoiser import Prior
     from jaxdiff.schedule import Schedule
 
-TASKS = {"inpaint": "inpainting", "deblur": "deblurring", "denoise": "denoising"}
+TASKS = {
+    "inpaint": "inpainting",
+    "denoise": "denoising",
+    "deblur": "deblurring",
+    "upscale": "super-resolution",
+    "colourise": "colourisation",
+    "jpeg": "JPEG restoration",
+}
 """What a method can be set up for, and its name in words."""
+
+LIKE = {"denoise": "inpaint", "colourise": "inpaint", "jpeg": "inpaint", "upscale": "deblur"}
+"""The task whose step sizes a task takes that the literature has none for."""
+
+PHOTO_METHODS = {
+    "inpaint": "ddnm",
+    "denoise": "sdedit",
+    "deblur": "diffpir",
+    "upscale": "diffpir",
+    "colourise": "ddnm",
+    "jpeg": "ddnm",
+}
+"""The best method for each task with a prior for images of any size."""
 
 WEIGHTINGS = ("over_gamma", "over_variance", "twice_over_variance")
 """ScoreALD's weightings, by the names of their functions."""
@@ -62,6 +83,7 @@ class Run:
         settings: the hyper-parameters actually used.
         state: where the chains start, stacked; the sampler's `init` by default.
         method: the key in `METHODS` of the row that set it up; empty for none.
+        mean: computes the posterior mean in one network call, where that is possible.
     """
 
     sampler: Any
@@ -69,6 +91,7 @@ class Run:
     settings: dict[str, Any]
     state: Any = None
     method: str = ""
+    mean: "Callable[[], Array] | None" = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +102,7 @@ class Setup:
         task: a key of `TASKS`, which decides the defaults.
         prior: the prior.
         measurement: what was measured.
-        steps: of a whole chain.
+        steps: of a chain from the prior's last time to the image.
         chosen: hyper-parameters that are not to be the defaults.
     """
 
@@ -90,13 +113,25 @@ class Setup:
     chosen: HyperParameters = DEFAULTS
 
     @property
+    def tuned(self) -> str:
+        """The task whose step sizes are taken."""
+        return LIKE.get(self.task, self.task)
+
+    @property
     def times(self) -> "np.ndarray":
-        """All times of a chain from noise to image; of a prior that knows low noise only, its part of them."""
+        """All times of a chain, from the largest that the prior knows to the image."""
         from jaxdiff.priors.denoiser import last_time
         from jaxdiff.schedule import time_grid
 
-        num_times, start = self.prior.schedule.num_times, last_time(self.prior)
-        return time_grid(num_times, max(round(self.steps * (start + 1) / num_times), 1), start)
+        start = last_time(self.prior)
+        return time_grid(self.prior.schedule.num_times, min(self.steps, start + 1), start)
+
+    @property
+    def whole_steps(self) -> int:
+        """How many steps of this length lead from noise alone to the image: what scales step sizes."""
+        from jaxdiff.priors.denoiser import last_time
+
+        return round(self.steps * self.prior.schedule.num_times / (last_time(self.prior) + 1))
 
     @property
     def noisy(self) -> "Measurement":
@@ -161,15 +196,23 @@ def sdedit(setup: Setup) -> Run:
             )
         times = time_grid(num_times, min(setup.steps, start + 1), start)
         settings = {"start": start, "steps": len(times) - 1, "form": "the measurement's noise counts"}
-        return Run(SDEdit(prior, measurement, noise_counts=True), times, settings)
+        mean = lambda: _denoised(prior, measurement.y, start)
+        return Run(SDEdit(prior, measurement, noise_counts=True), times, settings, mean=mean)
     start = min(SDEDIT_START, last_time(prior)) if start is None else start
     if not 0 <= start <= last_time(prior):
         raise UserError(f"SDEdit's start time must be between 0 and {last_time(prior)}, got {start}.")
-    part = max(round(setup.steps * (start + 1) / num_times), 1)
+    part = max(round(setup.steps * (start + 1) / (last_time(prior) + 1)), 1)
     return Run(SDEdit(prior, measurement), time_grid(num_times, part, start), {"start": start, "steps": part})
 
 
-GAMMA = {"inpaint": (28.0, 33.0), "deblur": (10.0, 15.0), "denoise": (28.0, 33.0)}
+def _denoised(prior: "Prior", y: "Array", t: int) -> "Array":
+    """Returns `E[x0 | x_t]` at `x_t = alpha_t y`: the posterior mean if the noise of `y` is that of time `t`."""
+    import jax
+
+    return jax.jit(lambda prior, y: prior.predict(prior.schedule(t)[0] * y, t).x0_hat)(prior, y)
+
+
+GAMMA = {"inpaint": (28.0, 33.0), "deblur": (10.0, 15.0)}
 """Jacques' best gamma at t = 0 and t = T - 1, for the weighting 1 / gamma, at 256x256."""
 
 SMALL_GAMMA = GAMMA | {"inpaint": (20.0, 25.0)}
@@ -185,18 +228,18 @@ def score_ald(setup: Setup) -> Run:
     weighting = check_name(setup.chosen.weighting or "over_gamma", WEIGHTINGS, "weighting")
     function = getattr(samplers, weighting)
     small = min(setup.prior.image_shape[:2]) < 256
-    gammas = setup.chosen.gamma or (SMALL_GAMMA if small else GAMMA)[setup.task]
+    gammas = setup.chosen.gamma or (SMALL_GAMMA if small else GAMMA)[setup.tuned]
     if not all(0 < gamma < float("inf") for gamma in gammas):
         raise UserError(f"ScoreALD's gamma must be positive, got {gammas[0]} and {gammas[1]}.")
     num_times = setup.prior.schedule.num_times
-    clean, noisy = (samplers.scale_gamma(gamma, function, setup.steps, num_times) for gamma in gammas)
+    clean, noisy = (samplers.scale_gamma(gamma, function, setup.whole_steps, num_times) for gamma in gammas)
     sampler = samplers.ScoreALD(setup.prior, setup.measurement, clean, noisy, function)
     return Run(sampler, setup.times, {"weighting": weighting, "gamma_clean": clean, "gamma_noisy": noisy})
 
 
-ZETA = {"inpaint": 1.0, "deblur": 0.3, "denoise": 1.0}
+ZETA = {"inpaint": 1.0, "deblur": 0.3}
 """At 256x256: Zhu and Jacques use 1.0 for the box and 0.3 for the blur. For random inpainting 1.0 has Jacques' best
-PSNR, and Zhu's 0.1 fails. Denoising, which they do not try, takes the value of inpainting."""
+PSNR, and Zhu's 0.1 fails."""
 
 MATCHED_ZETA = 0.85
 """Below 256x256, of any task, times `sqrt(m / (h w c))`: a residual as large as the noise is `sigma_y sqrt(m)` long for
@@ -211,20 +254,20 @@ def dps(setup: Setup) -> Run:
 
     prior = setup.prior
     small = min(prior.image_shape[:2]) < 256
-    default = MATCHED_ZETA * setup.measured_share**0.5 if small else ZETA[setup.task]
-    zeta = scale_zeta(setup.zeta(default), prior.image_shape, setup.steps)
+    default = MATCHED_ZETA * setup.measured_share**0.5 if small else ZETA[setup.tuned]
+    zeta = scale_zeta(setup.zeta(default), prior.image_shape, setup.whole_steps)
     return Run(DPS(prior, setup.measurement, zeta), setup.times, {"form": "unit gradient", "zeta": zeta})
 
 
-NORM_ZETA = {"inpaint": 0.5, "deblur": 0.3, "denoise": 0.5}
-"""The authors' configurations: 0.5 for inpainting, 0.3 for blurs; denoising, which they lack, as inpainting."""
+NORM_ZETA = {"inpaint": 0.5, "deblur": 0.3}
+"""The authors' configurations: 0.5 for inpainting, 0.3 for blurs."""
 
 
 def dps_norm(setup: Setup) -> Run:
     """The form of the authors' code."""
     from jaxdiff.samplers import DPSNorm, scale_zeta
 
-    zeta = scale_zeta(setup.zeta(NORM_ZETA[setup.task]), setup.prior.image_shape, setup.steps)
+    zeta = scale_zeta(setup.zeta(NORM_ZETA[setup.tuned]), setup.prior.image_shape, setup.whole_steps)
     return Run(DPSNorm(setup.prior, setup.measurement, zeta), setup.times, {"form": "norm", "zeta": zeta})
 
 
@@ -237,7 +280,7 @@ def dps_likelihood(setup: Setup) -> Run:
     """The form of the theory, with a weight that is scaled to the number of steps."""
     from jaxdiff.samplers import DPSLikelihood
 
-    zeta = setup.zeta(LIKELIHOOD_ZETA) * setup.steps / setup.prior.schedule.num_times
+    zeta = setup.zeta(LIKELIHOOD_ZETA) * setup.whole_steps / setup.prior.schedule.num_times
     return Run(
         DPSLikelihood(setup.prior, setup.noisy, zeta),
         setup.times,
@@ -259,7 +302,7 @@ def guided_estimate(name: str) -> Callable[[Setup], Run]:
         # Without noise a chain has to keep the data as they are.
         measurement = setup.measurement if name == "DDNM" else setup.noisy
         prior = getattr(guidance, name)(setup.prior, measurement)
-        settings = {"integrator": "DDIM", "eta": GUIDED_ETA, **setup.noise_settings}
+        settings = {"integrator": "DDIM", "eta": GUIDED_ETA, "sigma_y": float(measurement.sigma_y)}
         return Run(DDIM(prior, GUIDED_ETA), setup.times, settings)
 
     return make

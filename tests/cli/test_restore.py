@@ -53,6 +53,7 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "text.png").write_text("hello")
     (tmp_path / "cut.png").write_bytes((tmp_path / "photo.png").read_bytes()[:300])
     (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
     np.save("nan.npy", np.full((3, 3), np.nan))
     return tmp_path
 
@@ -170,7 +171,7 @@ def test_the_estimate_of_the_noise_is_right():
         (["text.png", "--mask", "mask.png"], "not an image"),
         (["cut.png", "--mask", "mask.png"], "damaged"),
         (["small.png", "--mask", "mask.png"], "fewer than the 16x16"),
-        ([".", "--mask", "mask.png"], "is a folder"),
+        (["empty", "--mask", "mask.png"], "there is no picture in empty"),
         (["photo.png", "--mask", "photo.png"], "looks like a photo"),
         (["photo.png", "--mask", "mask.png", "--mask-colour", "red"], "--mask-colour must be six hexadecimal digits"),
         (["photo.png", "--task", "denoise", "--mask-alpha"], "--mask-alpha does not belong to --task denoise"),
@@ -190,7 +191,7 @@ def test_the_estimate_of_the_noise_is_right():
         (["photo.png", "--mask", "mask.png", "--out", "file/results"], "cannot write to file/results"),
         (["photo.png", "--mask", "mask.png", "--prior", "faces-33"], "no prior named 'faces-33'"),
         (["photo.png", "--task", "inpant"], "unknown task 'inpant' (did you mean 'inpaint'?)"),
-        (["photo.png", "--task", "deblur"], "needs either --kernel"),
+        (["photo.png", "--task", "deblur"], "needs one of --kernel"),
         (["photo.png", "--task", "deblur", "--blur-std", "0"], "--blur-std must be a positive"),
         (["photo.png", "--task", "deblur", "--kernel", "nan.npy"], "NaN or infinite"),
         (["photo.png", "--task", "denoise", "--simulate"], "needs the noise to add"),
@@ -241,9 +242,10 @@ def test_every_method_can_be_set_up_for_every_task(method):
         assert made.times[-1] == -1
         assert made.method == method
     if "sigma_y" in made.settings:
-        # No noise at all is taken for rounding to 8 bits.
+        # No noise at all is taken for rounding to 8 bits, but by DDNM, which keeps the data as they are.
         settings = make_run(method, "inpaint", prior, Measurement(Identity(), y, 0.0), 20).settings
-        assert 0 < settings["sigma_y"] < 0.01
+        assert settings["sigma_y"] < 0.01
+        assert (settings["sigma_y"] > 0) == (method != "ddnm")
     others = HyperParameters(zeta=2.0, gamma=(300.0, 400.0), weighting="over_variance", start=250, iterations=7)
     for flag in METHODS[method].flags:
         chosen = HyperParameters(**{flag: getattr(others, flag)})
@@ -266,7 +268,6 @@ def test_the_matched_time_has_just_the_noise_of_the_measurement():
 def test_flags_are_checked_before_anything_slow(tmp_path):
     request = Restore(tmp_path / "absent.png", mask=tmp_path / "absent.png")
     request.check()
-    assert replace(request, task="denoise", mask=None).chosen_method == "sdedit"
     assert request.folder.as_posix() == "results/absent-inpaint"
 
 

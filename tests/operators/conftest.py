@@ -9,7 +9,20 @@ import numpy as np
 from jaxtyping import Array, Complex, Float
 from PIL import Image
 
-from jaxdiff.operators import Bicubic, BlockMean, Blur, BoxMask, CircularBlur, GaussianBlur, Identity, Mask, RandomMask
+from jaxdiff.operators import (
+    Bicubic,
+    BlockMean,
+    Blur,
+    BoxMask,
+    CircularBlur,
+    Composition,
+    GaussianBlur,
+    Grey,
+    Identity,
+    Mask,
+    RandomMask,
+    motion_kernel,
+)
 from jaxdiff.pytree import pytree
 from tests import reference
 
@@ -87,6 +100,18 @@ def reduced(x: np.ndarray, factor: int, method: Image.Resampling, margin: int = 
     return np.stack(planes, -1)[margin : size[1] - margin, margin : size[0] - margin]
 
 
+def smeared(x: np.ndarray, length: float, angle: float) -> np.ndarray:
+    """The mean of bilinear views of a picture from 640 places along a line, mirrored beyond its edges."""
+    from scipy.ndimage import map_coordinates
+
+    along = length * (np.arange(0.5, 640) / 640 - 0.5)
+    rows, columns = np.indices(x.shape[:2])[:, None]
+    up, right = np.sin(np.deg2rad(angle)) * along, np.cos(np.deg2rad(angle)) * along
+    places = rows - up[:, None, None], columns + right[:, None, None]
+    views = [map_coordinates(plane, places, order=1, mode="mirror") for plane in np.moveaxis(x, -1, 0)]
+    return np.stack(views, -1).mean(0)
+
+
 def matrix_of(function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """A linear function of images as a matrix, column by column."""
     return np.stack([function(unit.reshape(SHAPE)).ravel() for unit in np.eye(144)], 1).astype(np.float64)
@@ -109,13 +134,20 @@ BOX[2:6, 1:4] = 0
 TAPS = np.exp(-0.5 * (np.arange(-3, 4) / 0.8) ** 2)
 GAUSSIAN_KERNEL = np.outer(TAPS, TAPS) / TAPS.sum() ** 2
 
+BLUR_MATRIX = reference.blur_matrix(lopsided_kernel(), SHAPE)
+LUMA = np.kron(np.eye(48), [[0.299, 0.587, 0.114]])
+
 OPERATORS: dict[str, OperatorRow] = {
     "identity": OperatorRow(Identity, np.eye(144)),
     "mask": OperatorRow(lambda: Mask(CHEQUERED), reference.mask_matrix(CHEQUERED, SHAPE)),
     "mask of colours": OperatorRow(lambda: Mask(COLOURED), reference.mask_matrix(COLOURED, SHAPE)),
     "box": OperatorRow(lambda: BoxMask(top=2, left=1, height=4, width=3), reference.mask_matrix(BOX, SHAPE)),
     "random": OperatorRow(lambda: RandomMask(jax.random.key(3), SHAPE, keep=0.3), reference.mask_matrix(KEPT, SHAPE)),
-    "blur": OperatorRow(lambda: Blur(lopsided_kernel()), reference.blur_matrix(lopsided_kernel(), SHAPE)),
+    "blur": OperatorRow(lambda: Blur(lopsided_kernel()), BLUR_MATRIX),
+    "motion blur": OperatorRow(
+        lambda: Blur(motion_kernel(3, 20)),
+        np.kron(smeared(np.eye(48).reshape(8, 6, 48), 3, 20).reshape(48, 48), np.eye(3)),
+    ),
     "gaussian blur": OperatorRow(lambda: GaussianBlur(0.8, 7), reference.blur_matrix(GAUSSIAN_KERNEL, SHAPE)),
     "circular blur": OperatorRow(
         lambda: CircularBlur(lopsided_kernel()), reference.blur_matrix(lopsided_kernel(), SHAPE, reference.wrap)
@@ -124,6 +156,13 @@ OPERATORS: dict[str, OperatorRow] = {
     "bicubic": OperatorRow(lambda: Bicubic(2), matrix_of(lambda x: reduced(x, 2, Image.Resampling.BICUBIC))),
     "mirrored bicubic": OperatorRow(
         lambda: Bicubic(2, "mirror"), matrix_of(lambda x: reduced(x, 2, Image.Resampling.BICUBIC, margin=2))
+    ),
+    "grey": OperatorRow(Grey, LUMA),
+    "mean of colours": OperatorRow(lambda: Grey((1 / 3, 1 / 3, 1 / 3)), np.kron(np.eye(48), np.full((1, 3), 1 / 3))),
+    "grey after blur": OperatorRow(lambda: Composition(Grey(), Blur(lopsided_kernel())), LUMA @ BLUR_MATRIX),
+    "block mean after blur": OperatorRow(
+        lambda: Composition(BlockMean(2), Blur(lopsided_kernel())),
+        matrix_of(lambda x: reduced(x, 2, Image.Resampling.BOX)) @ BLUR_MATRIX,
     ),
     "sums": OperatorRow(Sums, sums_matrix(SHAPE)),
     "waves": OperatorRow(Waves, waves_matrix(SHAPE)),

@@ -22,7 +22,7 @@ from jaxdiff.operators import (
 )
 from jaxdiff.operators.base import is_linear
 from tests.conftest import SHAPE
-from tests.operators.conftest import OPERATORS, OperatorRow, lopsided_kernel
+from tests.operators.conftest import OPERATORS, OperatorRow
 
 LINEAR = {name: row for name, row in OPERATORS.items() if row.matrix is not None}
 SPECTRAL = {name: row for name, row in LINEAR.items() if isinstance(row.make(), SpectralOperator)}
@@ -95,6 +95,15 @@ def test_the_adjoint_is_that_of_the_matrix_in_the_real_inner_product(row):
     assert back.dtype == x.dtype
     np.testing.assert_allclose(jnp.vdot(operator(x), y).real, jnp.vdot(x, back), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(np.ravel(back), (row.matrix.conj().T @ np.ravel(y)).real, atol=1e-5)
+
+
+@linear_rows
+def test_the_second_derivative_of_the_misfit_is_that_of_the_matrix(row):
+    operator, (x, direction) = row.make(), images(8, 2)
+    slope = jax.grad(lambda x: jnp.sum(jnp.abs(operator(x)) ** 2) / 2)
+    curved = jax.jit(lambda x, v: jax.jvp(slope, (x,), (v,))[1])(x, direction)
+    exact = (row.matrix.conj().T @ (row.matrix @ np.ravel(direction))).real
+    np.testing.assert_allclose(np.ravel(curved), exact, atol=2e-5)
 
 
 @all_rows
@@ -183,13 +192,22 @@ def test_gaussian_blur_has_scipys_kernel_and_is_scipys_filter():
     np.testing.assert_allclose(blur(jnp.asarray(x, jnp.float32)), filtered, atol=2e-6)
 
 
-def test_blurs_equal_scipys_with_both_borders():
+@pytest.mark.parametrize("sides", [(20, 14), (333, 257), (17, 400), (3, 3), (1, 5), (1, 1)])
+@pytest.mark.parametrize("kernel_sides", [(3, 3), (1, 31), (31, 5), (1, 1)])
+def test_blurs_equal_scipys_with_both_borders(sides, kernel_sides):
+    """Sides that are odd, prime or one; a kernel that does not fit is refused."""
     from scipy.ndimage import correlate
 
-    x, kernel = np.random.default_rng(0).normal(size=(20, 14, 3)), lopsided_kernel().astype(np.float64)[:, :, None]
-    for make, mode in ((Blur, "mirror"), (CircularBlur, "wrap")):
-        blurred = make(lopsided_kernel())(jnp.asarray(x, jnp.float32))
-        np.testing.assert_allclose(blurred, correlate(x, kernel, mode=mode), atol=2e-6)
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(*sides, 3)), rng.normal(size=kernel_sides).astype(np.float32)
+    for make, mode, reach in ((Blur, "mirror", 2), (CircularBlur, "wrap", 1)):
+        blurred = lambda make=make: make(kernel)(jnp.asarray(x, jnp.float32))
+        if any(taps // reach >= side + reach % 2 for taps, side in zip(kernel_sides, sides, strict=True)):
+            with pytest.raises(ValueError, match=r"too large|larger than"):
+                blurred()
+        else:
+            exact = correlate(x, kernel.astype(np.float64)[:, :, None], mode=mode)
+            np.testing.assert_allclose(blurred(), exact, atol=3e-6 * np.abs(exact).max())
 
 
 @pytest.mark.parametrize(

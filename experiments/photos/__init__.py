@@ -1,0 +1,1 @@
+"""Restoring photographs, beside what people use."""

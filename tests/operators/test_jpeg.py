@@ -1,0 +1,188 @@
+"""JPEG: against Pillow's files, and the images that one file can be of."""
+
+import io
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+from jaxdiff import DDIM, DDNM, DPS, DiffPIR, sample
+from jaxdiff.measurement import Measurement
+from jaxdiff.operators import JPEG, Grey
+from jaxdiff.operators.base import is_linear
+from jaxdiff.schedule import time_grid
+from tests.conftest import SHAPE, gaussian_prior
+
+SUBSAMPLING = {"4:4:4": 0, "4:2:0": 2}
+both_sizes = pytest.mark.parametrize("subsampling", SUBSAMPLING)
+qualities = pytest.mark.parametrize("quality", [10, 30, 75])
+
+
+def picture(sides: tuple[int, int], seed: int = 0) -> np.ndarray:
+    """Smooth colours, in levels, clear of black and white."""
+    noise = np.random.default_rng(seed).normal(size=(sides[0] + 40, sides[1] + 40, 3))
+    smooth = gaussian_filter(noise, (3, 3, 0.5))[20:-20, 20:-20]
+    return np.round(127.5 + 90 * smooth / np.abs(smooth).max()).astype(np.uint8)
+
+
+def scaled(levels: np.ndarray) -> jax.Array:
+    return jnp.asarray(levels / 127.5 - 1, jnp.float32)
+
+
+def written(levels: np.ndarray, quality: int, subsampling: str) -> Image.Image:
+    """What Pillow reads of the file that it wrote."""
+    file = io.BytesIO()
+    Image.fromarray(levels).save(file, "JPEG", quality=quality, subsampling=SUBSAMPLING[subsampling])
+    return Image.open(file)
+
+
+def luma_and_chroma(x: Any) -> np.ndarray:
+    """Pixels in the metric of the projection."""
+    to_ycc = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
+    return np.asarray(x, np.float64) @ to_ycc.T
+
+
+@pytest.mark.parametrize("quality", [1, 10, 49, 50, 75, 95, 100])
+def test_tables_are_pillows(quality):
+    tables = written(picture((16, 16)), quality, "4:4:4").quantization
+    np.testing.assert_array_equal(JPEG(quality).tables.reshape(2, 64), [tables[0], tables[1]])
+    assert JPEG(tables=[tables[0], tables[1]]) == JPEG(quality)
+
+
+@qualities
+@both_sizes
+@pytest.mark.parametrize("sides", [(64, 48), (50, 70), (33, 121)])
+def test_pictures_become_those_of_pillows_files(sides, subsampling, quality):
+    """Pillow rounds pixels before and after; few coefficients, at the edge of rounding, become others by that."""
+    levels = picture(sides)
+    decoded = np.asarray(written(levels, quality, subsampling), np.float64)
+    y = jax.jit(JPEG(quality, subsampling).__call__)(scaled(levels))
+    apart = np.abs(127.5 * (np.asarray(y) + 1) - decoded)
+    assert apart.mean() < 1
+    assert (apart > 2).mean() < 0.12
+
+
+@qualities
+@both_sizes
+def test_a_file_is_decoded_as_pillow_does(subsampling, quality):
+    """The coefficients that its pixels tell give them again, up to the rounding of luma, chroma and colours."""
+    operator, levels = JPEG(quality, subsampling), picture((64, 48))
+    decoded = np.asarray(written(levels, quality, subsampling))
+    again = operator.decode(operator.read(scaled(decoded)), (64, 48))
+    assert np.abs(127.5 * (again + 1) - decoded).max() < 2.5
+    same = [a == b for a, b in zip(operator.read(scaled(decoded)), operator.encode(scaled(levels)), strict=True)]
+    assert min(float(plane.mean()) for plane in same) > 0.98
+
+
+@qualities
+@both_sizes
+def test_the_coefficients_of_a_measurement_are_read_from_it(subsampling, quality):
+    operator, x = JPEG(quality, subsampling), scaled(picture((32, 48)))
+    for read, encoded in zip(operator.read(operator(x)), operator.encode(x), strict=True):
+        np.testing.assert_array_equal(read, encoded)
+
+
+@qualities
+@both_sizes
+def test_the_projection_is_the_nearest_image_of_the_same_file(subsampling, quality):
+    """It is compressed to `y`, stays where it is, and all others that are lie on its far side."""
+    operator, truth, x = JPEG(quality, subsampling), scaled(picture((32, 48))), scaled(picture((32, 48), seed=1))
+    y = operator(truth)
+    nearest = jax.jit(lambda x, y: operator.project(x, y))(x, y)
+    np.testing.assert_allclose(operator(nearest), y, atol=1e-5)
+    np.testing.assert_allclose(operator.project(nearest, y), nearest, atol=1e-5)
+    np.testing.assert_array_less(jnp.abs(nearest - truth).mean(), jnp.abs(x - truth).mean())
+    for seed in range(2, 6):
+        other = operator.project(scaled(picture((32, 48), seed)), y)
+        away = np.vdot(luma_and_chroma(x - nearest), luma_and_chroma(other - nearest))
+        assert away < 1e-3 * np.linalg.norm(luma_and_chroma(x - nearest))
+
+
+@both_sizes
+@pytest.mark.parametrize("sides", [(333, 257), (17, 400), (5, 3), (1, 1)])
+def test_any_size_is_taken(subsampling, sides):
+    """Whole blocks are projected as at other sizes; the image that was measured is hardly moved anywhere."""
+    operator, truth = JPEG(30, subsampling), scaled(picture(sides))
+    y = operator(truth)
+    assert y.shape == truth.shape
+    assert float(jnp.abs(operator.project(truth, y) - truth).mean()) < 0.01
+    x = scaled(picture(sides, seed=1))
+    nearest = operator.project(x, y)
+    assert float(jnp.abs(nearest - truth).mean()) < float(jnp.abs(x - truth).mean())
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16", "uint8"])
+@pytest.mark.usefixtures("unchecked")
+def test_the_type_of_pixels_is_kept(dtype):
+    with jax.enable_x64(True):
+        y = JPEG()(jnp.ones((8, 16, 3), dtype))
+        assert y.dtype == (dtype if dtype != "uint8" else jnp.float64)
+        np.testing.assert_allclose(np.asarray(y, np.float64), 1, atol=0.02)
+
+
+def test_the_derivative_is_that_without_rounding():
+    """Compression with all coefficients kept is the identity at full size of chroma."""
+    x, direction = scaled(picture((16, 24))), scaled(picture((16, 24), seed=1))
+    _, moved = jax.jvp(JPEG(30, "4:4:4"), (x,), (direction,))
+    np.testing.assert_allclose(moved, direction, atol=1e-5)
+    _, moved = jax.jvp(JPEG(30), (x,), (direction,))
+    finest = JPEG(tables=np.full(128, 1e-3))
+    np.testing.assert_allclose(moved, finest(direction), atol=1e-4)
+
+
+def test_it_is_a_tree_of_its_tables_and_not_linear():
+    x = scaled(picture((16, 24)))
+    stacked = jax.tree.map(lambda *parts: jnp.stack(parts), JPEG(10), JPEG(90))
+    together = jax.vmap(lambda operator: operator(x))(stacked)
+    np.testing.assert_allclose(together, jnp.stack([JPEG(10)(x), JPEG(90)(x)]), atol=1e-5)
+    assert JPEG(10) == JPEG(10) != JPEG(90)
+    assert JPEG(10) != JPEG(10, "4:4:4")
+    assert not is_linear(JPEG(), jax.ShapeDtypeStruct((16, 24, 3), jnp.float32))
+
+
+def test_ddnm_projects_and_dps_follows_the_derivative():
+    prior, operator = gaussian_prior(), JPEG(10, "4:4:4")
+    padded = jnp.tanh(jax.random.normal(jax.random.key(0), SHAPE))
+    measurement = Measurement(operator, operator(padded), 0.0)
+    x_t = jax.random.normal(jax.random.key(1), SHAPE)
+    said = DDNM(prior, measurement).predict(x_t, 300)
+    np.testing.assert_array_equal(said.x0_hat, operator.project(prior.predict(x_t, 300).x0_hat, measurement.y))
+    for sampler in (DDIM(DDNM(prior, measurement)), DPS(prior, measurement, zeta=0.3)):
+        x, _ = sample(sampler, jax.random.key(2), time_grid(1000, 20))
+        assert bool(jnp.isfinite(x).all())
+    with pytest.raises(ValueError, match="linear"):
+        DiffPIR(prior, measurement)
+
+
+def test_grey_is_pillows():
+    levels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    grey = 127.5 * (Grey()(scaled(levels))[..., 0] + 1)
+    np.testing.assert_allclose(grey, np.asarray(Image.fromarray(levels).convert("L")), atol=0.51)
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: JPEG(0), "quality"),
+        (lambda: JPEG(101), "quality"),
+        (lambda: JPEG(50, "4:1:1"), "subsampling"),
+        (lambda: JPEG(tables=np.ones(64)), "tables"),
+        (lambda: JPEG(tables=np.zeros(128)), "tables"),
+        (lambda: Grey((0.0, 0.0, 0.0)), "weights"),
+        (lambda: Grey((1.0, -1.0, 1.0)), "weights"),
+        (lambda: Grey((1.0, float("nan"), 1.0)), "weights"),
+    ],
+)
+def test_bad_arguments_are_refused(make, match):
+    with pytest.raises(ValueError, match=match):
+        make()
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_grey_image_is_no_jpeg_here():
+    with pytest.raises(ValueError, match="three colours"):
+        JPEG()(jnp.zeros((8, 8, 1)))
