@@ -28,8 +28,8 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m conve
             config=(tyro.conf.FlagCreatePairsOff,),
         )
         command.run()
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+    except (ValueError, OSError, ImportError, MemoryError) as error:
+        print(f"error: {str(error) or 'out of memory.'}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
         how_to_go_on = "run the same command again" if command is None else command.interrupted

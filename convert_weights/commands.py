@@ -133,7 +133,7 @@ class ConvertLPIPS:
 
     def run(self) -> None:
         """Convert, and print where the weights are."""
-        _check_new(self.out, self.overwrite, ".npy", self.backbone, self.heads)
+        _check_new(self.out, self.overwrite, "conv0/kernel.npy", self.backbone, self.heads)
         backbone, _ = _read(self.backbone, ("features.0.weight",))
         heads, _ = _read(self.heads, ("lin0.model.1.weight",))
         save_lpips(self.out, self.net, lpips_from_torch(self.net, backbone.tensors, heads.tensors))

@@ -27,7 +27,7 @@ from experiments.shared.command import run_script
 from experiments.shared.problems import KEYS
 from experiments.shared.setup import Config, flags_of, open_results
 from jaxdiff import DDIM, DDPM, Denoiser, load_prior, time_grid
-from jaxdiff.errors import UserError, check_names, check_positive, check_seed
+from jaxdiff.errors import UserError, check_names, check_positive
 from jaxdiff.images.files import to_uint8, write_gif, write_image
 from jaxdiff.images.grid import labelled_grid
 from jaxdiff.runs import page
@@ -84,7 +84,6 @@ class Chains:
 
 def begin(config: Generate) -> Denoiser:
     """Checks the flags, loads the prior, and opens the result folder."""
-    check_seed(config.seed)
     check_positive(**{name: getattr(config, name) for name in ("seeds", "steps", "ddim_steps", "batch_size")})
     check_names(config.methods, list(INTEGRATORS), "method")
     if not 0 <= config.eta <= 1:

@@ -27,7 +27,7 @@ def exit_on_user_error(how_to_go_on: str) -> Iterator[None]:
         where = f"{error.filename}: " if error.filename else ""
         _end(f"error: {where}{error.strerror or error}.", 2)
     except MemoryError as error:
-        _end(f"error: {str(error) or 'out of memory; try a smaller --batch-size.'}", 2)
+        _end(f"error: {str(error) or 'out of memory.'}", 2)
     except KeyboardInterrupt:
         _end(f"interrupted; {how_to_go_on}.", 130)
     except UserError as error:
@@ -47,9 +47,9 @@ def check_positive(**numbers: int | str | None) -> None:
 
 
 def check_seed(seed: int) -> None:
-    """Refuses a seed that does not fit into the 64 bits that `jax.random.key` takes."""
-    if not -(2**63) <= seed < 2**63:
-        raise UserError(f"--seed must fit into 64 bits, got {seed}.")
+    """Refuses a seed of which `jax.random.key` would take the last 32 bits only, which are another's too."""
+    if not 0 <= seed < 2**32:
+        raise UserError(f"--seed must be between 0 and {2**32 - 1}, got {seed}.")
 
 
 def check_name(name: str, known: Sequence[str], what: str) -> str:

@@ -70,6 +70,9 @@ _CLIP = "Whether the estimate x0_hat is clipped is not stated; here it is clippe
 _LPIPS = "The network of LPIPS is not stated; here both usual ones are computed, where their weights are found."
 
 _SDEDIT_500 = HyperParameters(start=500)
+_ZHU_DPS = {"box": HyperParameters(zeta=1.0), "blur": HyperParameters(zeta=0.3)}
+# Jacques' best for random inpainting; Zhu has no number for it.
+_EVERY_DPS = {**_ZHU_DPS, "random": HyperParameters(zeta=1.0)}
 # Zhu's text has the pull grow smaller on the way, so gamma is smaller at t = 999.
 _ZHU_INPAINT = HyperParameters(gamma=(20.0, 15.0), weighting="over_variance")
 _ZHU_BLUR = HyperParameters(gamma=(15.0, 10.0), weighting="over_variance")
@@ -97,7 +100,7 @@ ZHU = Paper(
         Variant(
             "DPS",
             "dps",
-            {"box": HyperParameters(zeta=1.0), "blur": HyperParameters(zeta=0.3)},
+            _ZHU_DPS,
             {"box": "35.43 ± 0.41 / 0.022 ± 0.001", "blur": "29.15 ± 0.30 / 0.077 ± 0.008"},
         ),
     ),
@@ -177,11 +180,11 @@ CHIN_ZHANG = Paper(
             {"box": _ZHU_INPAINT, "blur": _ZHU_BLUR},
             {"box": "23.06 / 0.11", "blur": "22.69 / 0.15"},
         ),
-        everywhere("DPS", "dps", HyperParameters(), "34.42 / 0.02", "15.99 / 0.20", "28.23 / 0.06"),
+        Variant("DPS", "dps", _EVERY_DPS, {"box": "34.42 / 0.02", "random": "15.99 / 0.20", "blur": "28.23 / 0.06"}),
     ),
     (
         "No hyper-parameter is stated. SDEdit starts at 500 as in Zhu and Qi, ScoreALD takes the gamma of Zhu, whose "
-        "code has the same weight, and DPS the zeta of this program.",
+        "code has the same weight, and DPS the zeta of Zhu and, for random inpainting, of Jacques.",
         "Neither the network nor its training data are named; the FFHQ-256 network of the other reports is assumed.",
         _STEPS,
         "The noise of an ancestral step is not legible; here it has the prior's own variance.",
@@ -205,13 +208,13 @@ QI = Paper(
         everywhere("SDEdit, start 500", "sdedit", _SDEDIT_500),
         Variant("SDEdit, start 750", "sdedit", dict.fromkeys(("box", "blur"), HyperParameters(start=750))),
         Variant("ScoreALD", "score-ald", {"box": _QI_INPAINT, "random": _QI_INPAINT, "blur": _QI_BLUR}),
-        everywhere("DPS", "dps", HyperParameters()),
+        Variant("DPS", "dps", _EVERY_DPS),
     ),
     (
         "PSNR and LPIPS stand inside the figures, which could not be read. The text says that SDEdit is best from 500, "
         "that DPS is ahead of ScoreALD and both are far ahead of SDEdit, and that neither is good on random "
         "inpainting.",
-        "Gamma and zeta are not stated; ScoreALD takes the gamma of Zhu, and DPS the zeta of this program.",
+        "Gamma and zeta are not stated; ScoreALD takes the gamma of Zhu, and DPS the zeta of Zhu and of Jacques.",
         "ScoreALD's algorithm pulls twice as hard as the likelihood in the text; the algorithm is followed.",
         "Whether DPS divides by the norm of the gradient is not stated; here it does, as in Zhu's equation 10.",
         _CLIP,

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from experiments.shared.problems import KEYS, load_truth
 from jaxdiff import Denoiser
-from jaxdiff.errors import UserError, check_positive, check_seed
+from jaxdiff.errors import UserError, check_positive
 from jaxdiff.networks.precision import Dtype
 from jaxdiff.runs.folder import command_line, describe_prior, digest, open_folder
 from jaxdiff.runs.methods import describe_sigma
@@ -75,7 +75,6 @@ def load(config: Config) -> Experiment:
     if not 0 <= config.sigma < float("inf"):
         raise UserError(f"--sigma must be zero or positive, got {config.sigma}.")
     check_positive(seeds=config.seeds, steps=config.steps, batch_size=config.batch_size)
-    check_seed(config.seed)
     if config.face < 0:
         raise UserError(f"--face must be zero or positive, got {config.face}.")
     prior, truth = load_truth(config.prior, config.image, config.face, config.size, config.dtype)

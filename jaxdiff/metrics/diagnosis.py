@@ -20,7 +20,12 @@ LARGEST_MISS = 0.1
 """Without noise: root mean square of the residual, in [-1, 1] units, above which the data were ignored."""
 
 LARGEST_EXCESS = 1.5
-"""Mean noise level above which a chain diverged: its images held half as much again as the noise of their times."""
+"""Mean noise level above which steps overshoot: the images held half as much again as the noise of their times. Where
+the samples miss the data all the same, that is why; where they do not, the chain came back."""
+
+BLOWN_UP = 10.0
+"""Mean noise level above which a chain diverged, whatever its residual. Steps that overshoot and come back stay
+below; those that each make the last one's error larger soon exceed any bound."""
 
 FEW_ZEROS = 0.01
 """Share of measured entries that may be exactly 0 in spite of noise."""
@@ -36,7 +41,6 @@ class Diagnosis(NamedTuple):
             long as the chain stays where the prior expects it.
         mean_noise_level: its mean over all steps.
         clipped: share of the entries of `x0_hat` at or beyond -1 or 1, in the latest step.
-        zeros: share of the measured entries that are exactly 0 in spite of noise, as only hidden ones can be.
         steps: steps taken.
         first_bad: time of the first step whose result is not finite; -1 for none.
     """
@@ -45,7 +49,6 @@ class Diagnosis(NamedTuple):
     noise_level: Float[Array | np.ndarray, "*n"]
     mean_noise_level: Float[Array | np.ndarray, "*n"]
     clipped: Float[Array | np.ndarray, "*n"]
-    zeros: Float[Array | np.ndarray, "*n"]
     steps: Int[Array | np.ndarray, "*n"]
     first_bad: Int[Array | np.ndarray, "*n"]
 
@@ -69,7 +72,7 @@ class Diagnose:
     def start(self) -> Diagnosis:
         """Returns what is known before the first step."""
         nothing = jnp.float32(0)
-        return Diagnosis(nothing, nothing, nothing, nothing, nothing, jnp.int32(0), jnp.int32(-1))
+        return Diagnosis(nothing, nothing, nothing, nothing, jnp.int32(0), jnp.int32(-1))
 
     def look(
         self, seen: Diagnosis, sampler: Any, state: Any, prediction: Prediction, after: Any, t: Time, s: Time
@@ -84,7 +87,6 @@ class Diagnose:
             noise_level=level,
             mean_noise_level=seen.mean_noise_level + (level - seen.mean_noise_level) / (seen.steps + 1),
             clipped=jnp.mean(jnp.abs(x0_hat) >= 1),
-            zeros=exact_zeros(self.measurement),
             steps=seen.steps + 1,
             first_bad=jnp.where(first_bad, jnp.int32(t), seen.first_bad),
         )
@@ -133,9 +135,9 @@ class Verdict(NamedTuple):
 
 def verdict(
     ratios: Float[np.ndarray, " n"],
+    measurement: Measurement,
     diagnosis: Diagnosis | None,
     *,
-    noiseless: bool = False,
     remedies: Remedies = NOTHING_TO_CHANGE,
 ) -> Verdict:
     """Judges the samples of one run, by what needs no truth and holds for every sampler and integrator.
@@ -148,60 +150,79 @@ def verdict(
     entries that are exactly 0, as hidden ones are. What was hidden with another value cannot be found so, and "healthy"
     says nothing about what was not measured.
 
+    Steps that are too long overshoot, which shows in the noise level of the images on the way. It tells too strong from
+    too weak where the residual is large. Where the residual is about 1 the chain came back, unless it had left by
+    orders of magnitude; what was hidden may still show it, and the sentence says so.
+
     Args:
         ratios: `Measurement.residual_ratio` of every sample.
+        measurement: what they should agree with; without noise the ratios are root mean squares.
         diagnosis: what was observed of every chain; None leaves out what only it can tell.
-        noiseless: whether the measurement has no noise, so that the ratios are root mean squares.
         remedies: what the method offers.
     """
-    ratio = float(np.mean(ratios))
+    ratio, noiseless = float(np.mean(ratios)), measurement.noiseless
     return (
-        _diverged(ratio, diagnosis, remedies)
-        or _wrong_mask(diagnosis)
-        or _residual(ratio, len(ratios), noiseless, remedies)
+        _diverged(ratio, noiseless, diagnosis, remedies)
+        or _wrong_mask(measurement)
+        or _residual(ratio, len(ratios), noiseless, diagnosis, remedies)
     )
 
 
-def _diverged(ratio: float, diagnosis: Diagnosis | None, remedies: Remedies) -> Verdict | None:
+def _diverged(ratio: float, noiseless: bool, diagnosis: Diagnosis | None, remedies: Remedies) -> Verdict | None:
     first_bad = -1 if diagnosis is None else int(np.max(diagnosis.first_bad))
     if first_bad >= 0 or not np.isfinite(ratio):
         since = f" from time {first_bad} on" * (first_bad >= 0)
         fix = _advice("look for NaN in the weights and in the data", remedies.weaker, "take more steps")
         return Verdict("diverged", f"A chain is not finite{since}: {fix}.")
-    if diagnosis is None or (level := float(np.mean(diagnosis.mean_noise_level))) <= LARGEST_EXCESS:
+    level, missed = _level(diagnosis), ratio > _bounds(noiseless)[1]
+    if diagnosis is None or level <= (LARGEST_EXCESS if missed else BLOWN_UP):
         return None
     steps = int(np.max(diagnosis.steps))
     fix = _advice(remedies.weaker, f"take more than {steps} steps", "check σ, which may be too small")
     return Verdict("diverged", f"The images held {level:.1f} times the noise of their times: {fix}.")
 
 
-def _wrong_mask(diagnosis: Diagnosis | None) -> Verdict | None:
-    zeros = 0.0 if diagnosis is None else float(np.max(diagnosis.zeros))
+def _level(diagnosis: Diagnosis | None) -> float:
+    return 0.0 if diagnosis is None else float(np.mean(diagnosis.mean_noise_level))
+
+
+def _bounds(noiseless: bool) -> tuple[float, float]:
+    return (0.0, LARGEST_MISS) if noiseless else ABOUT_ONE
+
+
+def _wrong_mask(measurement: Measurement) -> Verdict | None:
+    zeros = float(exact_zeros(measurement))
     if zeros <= FEW_ZEROS:
         return None
     what = f"{zeros:.0%} of the entries that count as measured are exactly 0 in spite of noise, as hidden ones are"
     return Verdict("data over-fitted", f"{what}, and the samples follow them: check the mask.")
 
 
-def _residual(ratio: float, count: int, noiseless: bool, remedies: Remedies) -> Verdict:
-    over = f", averaged over {count} seeds" * (count > 1)
+def _residual(ratio: float, count: int, noiseless: bool, diagnosis: Diagnosis | None, remedies: Remedies) -> Verdict:
+    over, (low, high) = f", averaged over {count} seeds" * (count > 1), _bounds(noiseless)
     if not noiseless:
-        (low, high), number = ABOUT_ONE, f"The residual ‖y − A x‖ / (σ √m) is {ratio:.2f}{over}"
+        number = f"The residual ‖y − A x‖ / (σ √m) is {ratio:.2f}{over}"
         below, about, above = "too far below 1", "about 1, as that of the truth", "too far above 1"
     else:
-        low, high = 0.0, LARGEST_MISS
         number = f"The samples miss the data by {127.5 * ratio:.1f} of 255 steps (root mean square{over})"
         below, about, above = "", "little", "too much"
     if ratio > high:
-        fix = "this method looks at the data at its start only; others do in every step"
-        if remedies.sees_data:
-            mistaken = "check the mask or kernel and σ, which may be too small"
-            fix = _advice(remedies.stronger, "take more steps", mistaken)
+        fix = _advice(remedies.stronger, "take more steps", "check the mask or kernel and σ, which may be too small")
+        if not remedies.sees_data:
+            others = "take a method that looks at the data in every step, not at its start only"
+            fix = _advice(remedies.stronger, others)
         return Verdict("data ignored", f"{number}: {above}, so the data were ignored, at least in part; {fix}.")
     if ratio < low:
         fix = _advice(remedies.weaker, "check σ, which may be too large")
         return Verdict("data over-fitted", f"{number}: {below}, so the noise of the data was fitted; {fix}.")
-    return Verdict("healthy", f"{number}: {about}, so the samples agree with the data.")
+    return Verdict("healthy", f"{number}: {about}, so the samples agree with the data{_caveat(diagnosis, remedies)}.")
+
+
+def _caveat(diagnosis: Diagnosis | None, remedies: Remedies) -> str:
+    if (level := _level(diagnosis)) <= LARGEST_EXCESS:
+        return ""
+    fix = _advice(remedies.weaker, "take more steps")
+    return f". On the way the images held {level:.1f} times the noise of their times, so doubt what was hidden: {fix}"
 
 
 def _advice(*parts: str) -> str:

@@ -5,6 +5,7 @@ import json
 import platform
 import shlex
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import MISSING, fields
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
@@ -151,10 +152,11 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_settings(config: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(config.read_text())["settings"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{config} is damaged; choose another --out, or replace all with --overwrite.") from error
+    with suppress(KeyError, TypeError, ValueError):
+        found = json.loads(config.read_text())["settings"]
+        if isinstance(found, dict):
+            return found
+    raise UserError(f"{config} is damaged; choose another --out, or replace all with --overwrite.")
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

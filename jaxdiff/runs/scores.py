@@ -93,7 +93,7 @@ def judge(
 
     def of(chosen: slice) -> Verdict:
         seen = None if diagnosis is None else Diagnosis(*(leaf[chosen] for leaf in diagnosis))
-        return verdict(ratios[chosen], seen, noiseless=measurement.noiseless, remedies=remedies)
+        return verdict(ratios[chosen], measurement, seen, remedies=remedies)
 
     return of(slice(None)), [of(slice(k, k + 1)).word for k in range(len(ratios))]
 

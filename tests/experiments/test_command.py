@@ -87,6 +87,17 @@ def test_a_script_runs_with_its_flags_and_ends_with_code_two(monkeypatch, capsys
     assert capsys.readouterr().err == "error: no.\n"
 
 
+@pytest.mark.parametrize("name", ["compare", "evaluate", "generate", "train", "train_faces", "verdicts"])
+def test_a_seed_that_would_be_another_is_refused_by_every_script(name, monkeypatch, capsys):
+    folder = ROOT / "experiments" / name
+    module = importlib.import_module(f"experiments.{name}" + ".__main__" * folder.is_dir())
+    monkeypatch.setattr(sys, "argv", [name, "--seed", str(2**32), *["--photos", "."] * (name == "train")])
+    with pytest.raises(SystemExit) as ended:
+        exec(inspect.getsource(module).split('if __name__ == "__main__":\n')[1].strip(), vars(module))
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: --seed must be between 0 and 4294967295, got 4294967296.\n"
+
+
 def test_a_bad_flag_ends_a_process_without_traceback_or_folder(tmp_path):
     line = [sys.executable, "-m", "experiments.compare", "--sigma", "-1", "--out", str(tmp_path / "out")]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}

@@ -11,6 +11,7 @@ from experiments.compare.__main__ import Compare, main
 from jaxdiff import PriorError
 from jaxdiff.errors import UserError
 from jaxdiff.images.files import read_image, write_image
+from jaxdiff.runs.setups import MATCHED_ZETA
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 
@@ -34,7 +35,7 @@ def test_compare_writes_everything_and_goes_on(config, read_rows, capsys):
     written = json.loads((config.out / "config.json").read_text())
     assert written["settings"]["sigma_y"] == {"in [-1, 1] units": 0.05, "in [0, 1] units": 0.025}
     zeta = written["hyper_parameters"]["box inpainting, DPS"]["zeta"]
-    assert zeta == pytest.approx((16 * 16 * 3 / 196608) ** 0.5 * 250)
+    assert zeta == pytest.approx(MATCHED_ZETA * 0.75**0.5 * (16 * 16 * 3 / 196608) ** 0.5 * 250)
     assert "fold_in" in written["settings"]["keys"]
     assert written["verdicts"]["box inpainting, SDEdit"]["word"] == "data ignored"
     assert "**" in (config.out / "table.md").read_text()

@@ -13,7 +13,7 @@ import pytest
 
 from experiments.compare.__main__ import Compare, figure, main
 from experiments.shared.cells import Cell, file_name
-from experiments.shared.papers import JACQUES, OURS, PAPERS, QI, ZHU
+from experiments.shared.papers import CHIN_ZHANG, JACQUES, OURS, PAPERS, QI, ZHU
 from experiments.shared.problems import PROBLEMS, Problem, make_problem
 from experiments.shared.published import FixedLarge, departures, published
 from experiments.shared.tables import score_table, summary, without_missing
@@ -84,6 +84,10 @@ def test_starts_and_step_sizes_are_the_reports():
     assert settings_of(ZHU, "DPS", "box").sampler.zeta == pytest.approx(1.0 * side)
     assert settings_of(ZHU, "DPS", "blur").sampler.zeta == pytest.approx(0.3 * side)
     assert settings_of(JACQUES, "DPS, zeta 0.1", "random").sampler.zeta == pytest.approx(0.1 * side)
+    # Two reports do not state theirs, and take these, whatever the defaults are.
+    for paper in (CHIN_ZHANG, QI):
+        found = [settings_of(paper, "DPS", task).sampler.zeta for task in PROBLEMS]
+        assert found == pytest.approx([1.0 * side, 1.0 * side, 0.3 * side])
     assert settings_of(ZHU, "SDEdit", "blur").times[0] == 500
     assert [settings_of(QI, f"SDEdit, start {t}", "box").times[0] for t in (250, 500, 750)] == [250, 500, 750]
 

@@ -19,6 +19,24 @@ def test_a_run_is_good_or_on_one_side_of_the_best_of_its_family():
     assert verdicts.label(below, relative=False) == ["too weak", "good", "too weak"]
 
 
+def test_a_run_is_good_within_the_same_factor_above_and_below():
+    runs = [row("a", 1.0, error) for error in (1.29, 1.31, 1 / 1.29, 1 / 1.31)]
+    words = [verdicts.label([row("a", 2.0, 1.0), run], relative=False)[1] for run in runs]
+    assert words == ["good", "too weak", "good", "too weak"]
+    # On faces the best run of all families counts, and nothing is below it.
+    assert verdicts.label([row("a", 1.0, 2.0), row("a", 2.0, 2.7), row("b", 0.0, 2.1)], relative=True) == [
+        "good", "too strong", "good"
+    ]  # fmt: skip
+
+
+def test_an_unguided_run_that_is_off_is_too_weak_and_a_family_has_its_own_best():
+    """A run alone in its family, and off, is neither too weak nor too strong."""
+    runs = [row("a", 0.0, 9.0), row("b", 3.0, 9.0), row("c", 1.0, 5.0), row("c", 2.0, 4.0), row("c", 3.0, 6.0)]
+    assert verdicts.label(runs, relative=False) == [
+        "too weak", "off at its best", "too weak", "off at its best", "too strong"
+    ]  # fmt: skip
+
+
 def test_the_table_counts_every_family_under_its_prior(normal_prior, flat_faces, tmp_path, monkeypatch):
     """The prior is named as on the command line, and the families as in the script's help."""
 

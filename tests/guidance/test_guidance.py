@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from jaxdiff import DDIM, DDPM, MMPS, TMPD, Denoiser, Measurement, PiGDM, sample_many, time_grid
+from jaxdiff.noise import PoissonNoise
 from jaxdiff.operators import Identity
 from jaxdiff.priors.denoiser import Prior
 from jaxdiff.schedule import linear
-from tests.conftest import SHAPE, SIGMA_Y, Passed, of, small_problem
+from tests.conftest import SHAPE, SIGMA_Y, Passed, gaussian_prior, of, small_problem
 from tests.operators.conftest import OPERATORS, Affine, Saturation
 from tests.priors.conftest import closed_form
 
@@ -60,6 +61,44 @@ def test_estimates_move_by_the_published_formula(rule, t, prior, operator):
     # Conjugate gradients in float32; the estimates' own deviations are 0.1 and more.
     np.testing.assert_allclose(np.ravel(said.x0_hat), wanted, atol=1e-2)
     np.testing.assert_allclose(np.ravel(said.before_guidance), mean, atol=2e-5)
+
+
+def test_pigdm_reckons_with_the_variance_of_its_prior():
+    """`r_t^2 = v (1 - alpha_bar) / (alpha_bar v + 1 - alpha_bar)`, which for photographs is far from that of v = 1."""
+    a, measurement, v = OPERATORS["random"].matrix, of(OPERATORS["random"].make()), 0.25
+    covariance, alpha_bar, mean = spread("diagonal", 500)
+    r_squared = v * (1 - alpha_bar) / (alpha_bar * v + 1 - alpha_bar)
+    assert a is not None
+    inverted = r_squared * a @ a.T + SIGMA_Y**2 * np.eye(len(a))
+    wanted = mean + covariance @ a.T @ np.linalg.solve(inverted, np.ravel(measurement.y) - a @ mean)
+    found, other = (predict(PiGDM(gaussian_prior(), measurement, v), X_T, 500).x0_hat for v in (v, 1.0))
+    np.testing.assert_allclose(np.ravel(found), wanted, atol=1e-3)
+    assert jnp.abs(found - other).max() > 1e-2
+
+
+@every_rule
+def test_photons_have_the_variance_of_their_own_pixel(rule):
+    """`2 (x0_hat + 1) / peak` in place of `sigma_y^2`, for which no one number could stand."""
+    measurement = of(Identity(), PoissonNoise(40.0))
+    covariance, alpha_bar, mean = spread("diagonal", 50)
+    noise = np.maximum(2 * (mean + 1) / 40, 4 * 0.01 / 40**2)
+    assert noise.max() > 2 * noise.min()
+    inverted = (1 - alpha_bar if rule is PiGDM else np.diag(covariance)) + noise
+    wanted = mean + np.diag(covariance) / inverted * (np.ravel(measurement.y) - mean)
+    found = predict(rule(gaussian_prior(), measurement), X_T, 50).x0_hat
+    np.testing.assert_allclose(np.ravel(found), wanted, atol=1e-3)
+
+
+@every_rule
+def test_the_variance_of_a_step_stays_the_priors(rule):
+    """A network that learned it says it, guided or not."""
+    network = jax.tree_util.Partial(lambda x_t, t: jnp.concatenate([0.5 * x_t, 0.3 * x_t], axis=-1))
+    prior = Denoiser(network, linear(), SHAPE, variance="learned_range")
+    own = predict(prior, X_T, 300).variance_fraction
+    guided = predict(rule(prior, Measurement(Identity(), 0.5 * X_T, 0.1)), X_T, 300).variance_fraction
+    assert own is not None
+    assert jnp.ptp(own) > 0.1
+    np.testing.assert_allclose(guided, own, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("integrator", [DDPM, DDIM])

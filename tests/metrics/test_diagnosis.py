@@ -23,8 +23,10 @@ from jaxdiff import (
     time_grid,
     verdict,
 )
-from jaxdiff.metrics.diagnosis import LARGEST_EXCESS, Remedies
-from jaxdiff.operators import Mask
+from jaxdiff.guidance import TMPD
+from jaxdiff.metrics.diagnosis import LARGEST_EXCESS, Remedies, exact_zeros
+from jaxdiff.noise import PoissonNoise
+from jaxdiff.operators import BoxMask, Identity, Mask
 from jaxdiff.priors.exact import posterior
 from jaxdiff.runs.methods import METHODS
 from jaxdiff.samplers import over_gamma, over_variance, scale_gamma
@@ -37,6 +39,7 @@ TIMES = time_grid(1000, 200)
 MASKS = {"box": BOX, "random": KEPT}
 WRONG = {"box": np.roll(BOX, (-2, -1), (0, 1)), "random": KEPT[::-1].copy()}
 ratios_of = jax.jit(lambda measurement, images: jax.vmap(measurement.residual_ratio)(images))
+CLEAN = Measurement(Identity(), jnp.full(SHAPE, 0.5), SIGMA_Y)
 both_tasks = pytest.mark.parametrize("task", MASKS)
 
 
@@ -47,7 +50,7 @@ def measured(task):
 def run(sampler, measurement, times=TIMES):
     *_, last = sample_segments(sampler, KEYS, times, observer=Diagnose(PRIOR.schedule, measurement))
     images = jax.vmap(sampler.image)(last.state)
-    return last.seen, verdict(np.asarray(ratios_of(measurement, images)), last.seen, noiseless=measurement.noiseless)
+    return last.seen, verdict(np.asarray(ratios_of(measurement, images)), measurement, last.seen)
 
 
 def likelihood(measurement, zeta=0.2):
@@ -56,6 +59,11 @@ def likelihood(measurement, zeta=0.2):
 
 def with_sigma(measurement, sigma_y):
     return Measurement(measurement.operator, measurement.y, sigma_y)
+
+
+def with_zeros(count):
+    """A measurement of 200 entries of which so many are exactly 0."""
+    return Measurement(Identity(), jnp.full(200, 0.5).at[:count].set(0.0).reshape(10, 20, 1), SIGMA_Y)
 
 
 def langevin(measurement, power):
@@ -84,7 +92,7 @@ def test_every_step_is_remembered_as_it_was():
     assert seen.residual == pytest.approx(float(measurement.residual_ratio(prediction.x0_hat)), rel=1e-3)
     assert seen.clipped == pytest.approx(float((jnp.abs(last.x0_hat[1]) >= 1).mean()))
     assert 0 < seen.clipped < 1
-    assert (seen.steps, seen.first_bad, seen.zeros) == (3, -1, 0)
+    assert (seen.steps, seen.first_bad) == (3, -1)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +123,7 @@ def test_draws_from_the_posterior_have_the_residual_of_the_noise():
     m = 3 * float(KEPT.sum())
     assert float(jnp.mean(ratios**2)) == pytest.approx(1, abs=4 * (2 / m / n) ** 0.5)
     assert float(jnp.var(m * ratios**2)) == pytest.approx(2 * m, rel=0.5)
-    words = [verdict(np.asarray(ratios[k : k + 1]), None).word for k in range(n)]
+    words = [verdict(np.asarray(ratios[k : k + 1]), CLEAN, None).word for k in range(n)]
     assert words.count("healthy") > 0.99 * n
 
 
@@ -123,7 +131,7 @@ def test_draws_from_the_posterior_have_the_residual_of_the_noise():
 def test_exact_draws_and_healthy_runs_are_called_healthy(task):
     measurement = measured(task)
     exact = jax.vmap(posterior(PRIOR, measurement).sample)(KEYS)
-    assert verdict(np.asarray(ratios_of(measurement, exact)), None).word == "healthy"
+    assert verdict(np.asarray(ratios_of(measurement, exact)), measurement, None).word == "healthy"
     guided = MMPS(PRIOR, measurement)
     for sampler in (likelihood(measurement), langevin(measurement, 0.5), DDPM(guided), DDIM(guided)):
         seen, found = run(sampler, measurement)
@@ -132,12 +140,40 @@ def test_exact_draws_and_healthy_runs_are_called_healthy(task):
         assert 0.5 < float(seen.mean_noise_level.mean()) < LARGEST_EXCESS
 
 
+def linear_network():
+    """A network whose estimates are half of `x_t`."""
+    network = jax.tree_util.Partial(lambda x_t, t: 0.5 * x_t)
+    return Denoiser(network, PRIOR.schedule, SHAPE, target="x0")
+
+
+def test_the_prior_alone_is_looked_at_where_it_is_guided():
+    prior, measurement = linear_network(), Measurement(Identity(), jnp.full(SHAPE, 0.9), 0.1)
+    x_t = jax.random.normal(jax.random.key(2), SHAPE)
+    sampler, observer = DDPM(TMPD(prior, measurement)), Diagnose(PRIOR.schedule, measurement)
+    *_, last = sample_segments(sampler, KEYS[:1], np.array([300, -1]), state=x_t[None], observer=observer)
+    own = prior.predict(x_t, 300).x0_hat
+    assert jnp.abs(sampler.prior.predict(x_t, 300).x0_hat - own).max() > 0.1
+    np.testing.assert_allclose(last.x0_hat[0], own, atol=1e-5)
+    np.testing.assert_allclose(last.seen.residual[0], measurement.residual_ratio(own), rtol=1e-4)
+    alpha_bar = np.prod(1 - np.linspace(1e-4, 0.02, 1000)[:301])
+    noise = np.asarray(x_t, np.float64) - alpha_bar**0.5 * np.asarray(own, np.float64)
+    np.testing.assert_allclose(last.seen.noise_level[0], np.sqrt(np.mean(noise**2) / (1 - alpha_bar)), rtol=1e-4)
+
+
+def test_a_chain_whose_steps_overshoot_a_little_is_not_called_diverged():
+    """DPSLikelihood at 0.3 in 200 steps of a box: the images held more noise than their times, and came back."""
+    measurement = of(BoxMask(2, 1, 4, 3))
+    seen, found = run(likelihood(measurement, zeta=0.3), measurement)
+    assert LARGEST_EXCESS < float(seen.mean_noise_level.mean()) < 3
+    assert found.word == "healthy"
+
+
 @both_tasks
 def test_a_wrong_mask_is_named_although_the_residual_hides_it(task):
     truth = measured(task)
     wrong = Measurement(Mask(WRONG[task]), truth.y, SIGMA_Y)
     *_, last = sample_segments(likelihood(wrong), KEYS, TIMES)
-    assert verdict(np.asarray(ratios_of(wrong, last.state)), None).word == "healthy"
+    assert verdict(np.asarray(ratios_of(wrong, last.state)), CLEAN, None).word == "healthy"
     _, found = run(likelihood(wrong), wrong)
     zeros = float((1 - MASKS[task])[WRONG[task] > 0].mean())
     assert found.word == "data over-fitted"
@@ -177,7 +213,7 @@ def test_a_nan_in_the_weights_is_named_with_the_first_step():
 
 
 def diagnosis(n=1, **changes):
-    fine = {"residual": 1.0, "noise_level": 1.0, "mean_noise_level": 1.0, "clipped": 0.0, "zeros": 0.0}
+    fine = {"residual": 1.0, "noise_level": 1.0, "mean_noise_level": 1.0, "clipped": 0.0}
     whole = {"steps": 100, "first_bad": -1}
     numbers = {name: np.full(n, value, np.float32) for name, value in {**fine, **changes}.items() if name in fine}
     counts = {name: np.full(n, value) for name, value in {**whole, **changes}.items() if name in whole}
@@ -201,20 +237,71 @@ def diagnosis(n=1, **changes):
     ],
 )
 def test_the_residual_has_words(ratios, noiseless, word, part):
-    found = verdict(np.array(ratios), None, noiseless=noiseless)
+    measurement = with_sigma(CLEAN, 0.0) if noiseless else CLEAN
+    found = verdict(np.array(ratios), measurement, None)
     assert found.word == word
     assert part in found.sentence
     if np.isfinite(ratios).all():
-        assert verdict(np.array(ratios), diagnosis(len(ratios)), noiseless=noiseless) == found
+        assert verdict(np.array(ratios), measurement, diagnosis(len(ratios))) == found
 
 
 def test_what_the_residual_hides_comes_first():
-    for changes, word in (
-        ({"mean_noise_level": 4.0}, "diverged"),
-        ({"first_bad": 30}, "diverged"),
-        ({"zeros": 0.2}, "data over-fitted"),
+    for changes, measurement, word in (
+        ({"mean_noise_level": 40.0}, CLEAN, "diverged"),
+        ({"first_bad": 30}, CLEAN, "diverged"),
+        ({}, with_zeros(40), "data over-fitted"),
     ):
-        assert verdict(np.ones(3), diagnosis(3, **changes)).word == word
+        assert verdict(np.ones(3), measurement, diagnosis(3, **changes)).word == word
+
+
+BESIDE_BOUNDS = [
+    (0.65, 1.0, "data over-fitted"),
+    (0.75, 1.0, "healthy"),
+    (1.45, 1.0, "healthy"),
+    (1.55, 1.0, "data ignored"),
+    (1.55, 1.45, "data ignored"),
+    (1.55, 1.55, "diverged"),
+    (1.45, 1.55, "healthy"),
+    (1.0, 9.5, "healthy"),
+    (1.0, 10.5, "diverged"),
+    (0.65, 9.5, "data over-fitted"),
+    (1.0, np.inf, "diverged"),
+]
+
+
+@pytest.mark.parametrize(("ratio", "level", "word"), BESIDE_BOUNDS)
+def test_words_change_at_the_bounds(ratio, level, word):
+    assert verdict(np.full(2, ratio), CLEAN, diagnosis(2, mean_noise_level=level)).word == word
+
+
+@pytest.mark.parametrize(("ratio", "level", "word"), [
+    (0.001, 1.0, "healthy"),
+    (0.09, 1.0, "healthy"),
+    (0.11, 1.0, "data ignored"),
+    (0.09, 1.55, "healthy"),
+    (0.11, 1.55, "diverged"),
+])  # fmt: skip
+def test_words_change_at_the_bounds_without_noise(ratio, level, word):
+    assert verdict(np.full(2, ratio), with_sigma(CLEAN, 0.0), diagnosis(2, mean_noise_level=level)).word == word
+
+
+def test_a_chain_that_overshot_and_came_back_is_healthy_with_a_caveat():
+    steady, came_back = (
+        verdict(np.ones(2), CLEAN, diagnosis(2, mean_noise_level=level), remedies=Remedies("lower --zeta")).sentence
+        for level in (1.45, 2.04)
+    )
+    assert steady.endswith("agree with the data.")
+    assert "held 2.0 times the noise of their times, so doubt what was hidden: lower --zeta, and take more" in came_back
+
+
+def test_zeros_count_where_there_is_noise():
+    """Of 200 entries: 1 is half a per cent, 4 are two."""
+    assert exact_zeros(with_zeros(4)) == pytest.approx(0.02)
+    assert exact_zeros(with_sigma(with_zeros(4), 0.0)) == 0
+    assert exact_zeros(Measurement(Identity(), with_zeros(4).y, PoissonNoise(40.0))) == 0
+    words = [verdict(np.ones(1), with_zeros(count), None).word for count in (1, 4)]
+    assert words == ["healthy", "data over-fitted"]
+    assert verdict(np.zeros(1), with_sigma(with_zeros(4), 0.0), None).word == "healthy"
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -222,11 +309,15 @@ def test_remedies_name_flags_that_the_method_has_and_no_others(method):
     row = METHODS[method]
     remedies = Remedies(row.weaker, row.stronger, row.sees_data)
     bad = [(np.full(2, ratio), diagnosis(2, **changes)) for ratio, changes in (
-        (9.0, {}), (0.1, {}), (1.0, {"mean_noise_level": 4.0}), (np.nan, {"first_bad": 30})
+        (9.0, {}), (0.1, {}), (1.0, {"mean_noise_level": 4.0}), (1.0, {"mean_noise_level": 40.0}),
+        (np.nan, {"first_bad": 30}),
     )]  # fmt: skip
     for ratios, seen in bad:
-        sentence = verdict(ratios, seen, remedies=remedies).sentence
+        sentence = verdict(ratios, CLEAN, seen, remedies=remedies).sentence
         flags = {word.strip(".,;:") for word in sentence.split() if word.startswith("--")}
         assert flags <= {f"--{flag}" for flag in row.flags}, sentence
+    ignored = verdict(np.full(2, 9.0), CLEAN, diagnosis(2), remedies=remedies).sentence
+    assert row.stronger in ignored
+    assert ("take a method that looks at the data in every step" in ignored) == (method == "sdedit")
     for advice in (row.weaker, row.stronger):
         assert bool(advice) == ("--" in advice)
