@@ -33,7 +33,7 @@ def scaled(levels: np.ndarray) -> jax.Array:
     return jnp.asarray(levels / 127.5 - 1, jnp.float32)
 
 
-def written(levels: np.ndarray, quality: int, subsampling: str) -> Image.Image:
+def written(levels: np.ndarray, quality: int, subsampling: str) -> Any:
     """What Pillow reads of the file that it wrote."""
     file = io.BytesIO()
     Image.fromarray(levels).save(file, "JPEG", quality=quality, subsampling=SUBSAMPLING[subsampling])
