@@ -7,9 +7,6 @@ from jaxtyping import Array, Float, Num
 
 from jaxdiff.pytree import pytree
 
-REC_601 = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in the luma of Rec. 601."""
-
 
 @pytree
 class Grey:
@@ -28,7 +25,7 @@ class Grey:
 
     weights: Float[Array | np.ndarray, " c"]
 
-    def __init__(self, weights: Float[Array | np.ndarray, " c"] | tuple[float, ...] = REC_601):
+    def __init__(self, weights: Float[Array | np.ndarray, " c"] | tuple[float, ...] = (0.299, 0.587, 0.114)):
         if not isinstance(weights, Tracer):
             known = np.asarray(weights)
             if known.ndim != 1 or not np.isfinite(known).all() or (known < 0).any() or not known.any():

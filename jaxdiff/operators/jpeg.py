@@ -7,7 +7,6 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Num
 
-from jaxdiff.operators.colour import REC_601
 from jaxdiff.pytree import pytree, static
 
 # Tables K.1 and K.2 of the standard.
@@ -29,7 +28,7 @@ _CHROMA = (
     *((99,) * 8,) * 4,
 )
 _RED, _GREEN, _BLUE = np.eye(3)
-_Y = np.array(REC_601)
+_Y = np.array([0.299, 0.587, 0.114])
 _TO_YCC = 127.5 * np.stack([_Y, (_BLUE - _Y) / 1.772, (_RED - _Y) / 1.402])
 _TO_RGB = np.linalg.inv(_TO_YCC)
 _MIDDLE = np.array([0.5, 0.0, 0.0])  # 127.5, the middle of 0 to 255, is half a level below that of the standard
