@@ -47,7 +47,7 @@ def _opencv(method: str) -> Peer:
         import cv2
 
         assert given.hidden is not None
-        eight = np.rint(given.y * 255).astype(np.uint8)
+        eight = np.rint(given.y * 255).astype(np.uint8)  # as a file would hold it
         return [cv2.inpaint(eight, given.hidden.astype(np.uint8), 3, getattr(cv2, method)) / 255.0]
 
     return run
@@ -57,7 +57,13 @@ def _biharmonic(given: Given) -> list[Picture]:
     from skimage.restoration import inpaint_biharmonic
 
     assert given.hidden is not None
-    return [inpaint_biharmonic(given.y, given.hidden, channel_axis=-1)]
+    for attempt in range(5):
+        try:
+            return [inpaint_biharmonic(given.y, given.hidden.copy(), channel_axis=-1)]
+        except ValueError:  # scikit-image 0.26 now and then builds its matrix from memory that it did not fill
+            if attempt == 4:
+                raise
+    return []
 
 
 def _by_channel(function: Callable[[Any], Any], picture: Picture) -> Picture:

@@ -100,7 +100,7 @@ class Restore:
     dtype: Literal["float32", "tf32", "bfloat16"] = "float32"
     """Precision of the network's products: tf32 and bfloat16 are faster on GPUs and TPUs, not on CPUs."""
     steps: int | None = None
-    """Diffusion steps of a chain, each a network call or more: 20 by default for priors that start at an estimate, as
+    """Diffusion steps of a chain, each a network call or more: 10 by default for priors that start at an estimate, as
     photos does, 250 for others; the literature takes 1000."""
     batch_size: int | Literal["auto"] | None = None
     """Samples drawn at once; all by default, fewer to save memory, or auto for as many as fit."""

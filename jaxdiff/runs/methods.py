@@ -109,10 +109,14 @@ def best_method(task: str, prior: "Prior") -> str:
 
 
 def default_steps(prior: "Prior") -> int:
-    """Returns how many steps a chain has by default: 20 from an estimate of the image, 250 from noise."""
+    """Returns how many steps a chain has by default: 10 from an estimate of the image, 250 from noise.
+
+    Twenty instead of ten are 0.3 dB better where half of the pixels are missing and 0.6 dB worse in scratches, on crops
+    of the four photographs that `experiments.train` holds out.
+    """
     from jaxdiff.priors.denoiser import last_time
 
-    return 20 if last_time(prior) < prior.schedule.num_times - 1 else 250
+    return 10 if last_time(prior) < prior.schedule.num_times - 1 else 250
 
 
 _ZETA_ADVICE: dict[str, Any] = {"weaker": "lower --zeta", "stronger": "raise --zeta"}
