@@ -4,7 +4,9 @@ Where a filter has a number to choose, the one with the best PSNR against the tr
 """
 
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
@@ -54,16 +56,15 @@ def _opencv(method: str) -> Peer:
 
 
 def _biharmonic(given: Given) -> list[Picture]:
+    # scikit-image 0.26 reads memory that it has not filled, and fails where that is not zero: not in a fresh process.
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        return [process.submit(_fill, given.y, given.hidden).result()]
+
+
+def _fill(y: Picture, hidden: Bool[np.ndarray, "h w"]) -> Picture:
     from skimage.restoration import inpaint_biharmonic
 
-    assert given.hidden is not None
-    for attempt in range(5):
-        try:
-            return [inpaint_biharmonic(given.y, given.hidden.copy(), channel_axis=-1)]
-        except ValueError:  # scikit-image 0.26 now and then builds its matrix from memory that it did not fill
-            if attempt == 4:
-                raise
-    return []
+    return inpaint_biharmonic(y, hidden.copy(), channel_axis=-1)
 
 
 def _by_channel(function: Callable[[Any], Any], picture: Picture) -> Picture:

@@ -245,8 +245,8 @@ def load_prior(
         ValueError: if `dtype` is unknown.
     """
     directory = Path(name)
-    # A folder of photographs may well be called photos.
-    if not (directory / "config.json").is_file() and (SHIPPED / directory).is_dir():
+    # A folder of photographs, or of results, may well be called photos.
+    if not PRIOR_FOLDER.is_one(directory) and (SHIPPED / directory).is_dir():
         directory = SHIPPED / directory
     if not directory.exists():
         shipped = ", ".join(sorted(p.name for p in SHIPPED.glob("*/")))

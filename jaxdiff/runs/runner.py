@@ -243,9 +243,19 @@ def draw(
             images = np.asarray(jax.vmap(run.sampler.image)(progress.state))
             _check_finite(title, images, progress, run.times)
             sitting.add(progress, images, len(keys))
+            if len(sitting.seen or sitting.frames) == 1:
+                _say_how_long(sitting, progress.step / total, console)
             update(progress.batch * num_steps + progress.step, residual(progress.x0_hat) if residual else "")
             sitting.keep(progress)
     return sitting.finish()
+
+
+def _say_how_long(sitting: _Sitting, done: float, console: Console) -> None:
+    """Says after the first segment how long the run will take, if that is worth a line."""
+    seconds = sitting.timing.run_seconds / done
+    if seconds > 10:
+        words = f"{seconds:.0f} seconds" if seconds < 100 else f"{seconds / 60:.0f} minutes"
+        console.print(f"  about {words}", highlight=False)
 
 
 def image_shape(sampler: Any, t: int) -> tuple[int, ...]:
