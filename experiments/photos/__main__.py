@@ -39,7 +39,7 @@ from jaxdiff.priors.denoiser import Denoiser
 from jaxdiff.runs.folder import describe_prior, finish_folder
 from jaxdiff.runs.methods import best_method, default_steps, make_run
 from jaxdiff.runs.runner import sample_keys
-from jaxdiff.runs.scores import load_lpips_nets
+from jaxdiff.runs.scores import HIGHER_IS_BETTER, LABELS, load_lpips_nets
 from jaxdiff.runs.tables import Row, markdown
 
 PROGRAM = "python -m experiments.photos"
@@ -168,28 +168,20 @@ def means_table(cells: dict[str, list[Row]]) -> str:
     lines: list[Row] = []
     for trial, row in TRIALS.items():
         found = [rows for cell, rows in cells.items() if cell.split("/")[1] == trial]
-        columns = {"psnr": (1, 2), "ssim": (1, 3), "lpips_alex": (-1, 4), "lpips_vgg": (-1, 4)}
-        means = (
-            [
-                {name: float(np.mean([rows[i][name] for rows in found])) for name in columns}
-                for i in range(len(found[0]))
-            ]
-            if found
-            else []
-        )
-        for i, of_one in enumerate(means):
-            shown = {}
-            for name, (sign, digits) in columns.items():
-                best = max(sign * other[name] for other in means) == sign * of_one[name]
-                shown[name] = f"**{of_one[name]:.{digits}f}**" if best else f"{of_one[name]:.{digits}f}"
-            seconds = float(np.median([rows[i]["seconds"] for rows in found]))
-            first = found[0][i]
-            lines.append(
-                {"damage": row.title, "method": first["method"], "PSNR (dB)": shown["psnr"], "SSIM": shown["ssim"]}
-                | {"LPIPS (alex)": shown["lpips_alex"], "LPIPS (vgg)": shown["lpips_vgg"]}
-                | {"seconds": f"{seconds:.1f}", "network calls": first["calls"]}
-            )
+        for number, first in enumerate(found[0] if found else []):
+            scores = {LABELS[name]: _mean_text(found, name, number) for name in HIGHER_IS_BETTER if name in first}
+            seconds = float(np.median([rows[number]["seconds"] for rows in found]))
+            last = {"seconds": f"{seconds:.1f}", "network calls": first["calls"]}
+            lines.append({"damage": row.title, "method": first["method"]} | scores | last)
     return markdown(lines)
+
+
+def _mean_text(found: list[list[Row]], name: str, number: int) -> str:
+    """The mean of one method's scores, in bold if no other method's is better."""
+    means = np.mean([[float(one[name]) for one in rows] for rows in found], axis=0)
+    text = f"{means[number]:.{2 if name == 'psnr' else 3 if name == 'ssim' else 4}f}"
+    best = means.max() if HIGHER_IS_BETTER[name] else means.min()
+    return f"**{text}**" if means[number] == best else text
 
 
 def main(config: Config) -> None:

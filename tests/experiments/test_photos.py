@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -21,7 +22,7 @@ def test_every_damage_is_a_measurement_of_the_photograph(trial, config) -> None:
     """Noise and rounding apart; holes hide some pixels and not all."""
     case = script.make_case("hopper", trial, config)
     assert case.truth.shape == (48, 48, 3)
-    clean = np.asarray(case.measurement.operator(case.truth))
+    clean = np.asarray(case.measurement.operator(jnp.asarray(case.truth)))
     room = 4 * case.trial.sigma_y if case.trial.sigma_y else 0.5 / 127.5 + 1e-6
     inside = np.abs(clean) <= 1
     share = np.mean(np.abs(np.asarray(case.measurement.y) - clean)[inside] <= room)
