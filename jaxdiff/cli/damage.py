@@ -62,6 +62,10 @@ class Damage:
         replaced[self.fit.kept] = self.hidden[self.fit.kept]
         return replaced
 
+    def shown(self, x: Float[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h2 w2 3"]:
+        """Returns a restored image without its padding; one that was enlarged has none."""
+        return self.fit.undo(x) if x.shape[:2] == self.fit.prior else x
+
 
 class _Seen(NamedTuple):
     """What the forward model of a task is made from."""
@@ -223,7 +227,7 @@ def _blur(seen: _Seen) -> Blur | GaussianBlur:
         words = f"a Gaussian of {request.blur_std:g} pixels, {request.blur_std / fit.scale:.3g} at {size}"
     elif request.motion is not None:
         length, angle = request.motion
-        kernel = motion_kernel(length / fit.scale, angle)
+        kernel = np.asarray(motion_kernel(length / fit.scale, angle))
         check_kernel(kernel, fit.prior, f"a motion of {length:g} pixels")
         operator, taps = Blur(kernel), kernel.size
         words = f"a motion of {length:g} pixels at {angle:g} degrees"

@@ -130,7 +130,7 @@ def write_at_own_size(path: Path, damage: Damage, x: Float[np.ndarray, "h w 3"])
     if damage.pasted is not None:
         photo.write(path, fit.paste(photo.x, x, damage.pasted), damage.pasted)
     else:
-        photo.part(*fit.kept).write(path, fit.undo(x))
+        photo.part(*fit.kept).write(path, damage.shown(x))
 
 
 def own_size_section(restored: Restored) -> list[str]:
@@ -138,7 +138,7 @@ def own_size_section(restored: Restored) -> list[str]:
     damage, fit = restored.damage, restored.damage.fit
     std = np.repeat(restored.std[..., None], 3, -1)
     if damage.pasted is None:
-        before, after, spread = damage.photo.part(*fit.kept).x, fit.undo(restored.mean), fit.undo(std)
+        before, after, spread = damage.photo.part(*fit.kept).x, damage.shown(restored.mean), damage.shown(std)
     else:
         before, after = damage.photo.x, fit.paste(damage.photo.x, restored.mean, damage.pasted)
         spread = fit.paste(np.zeros_like(before), std, damage.pasted)

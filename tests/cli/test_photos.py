@@ -1,5 +1,7 @@
 """Photographs restored at their own size by the prior that ships for them."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,13 +49,81 @@ def test_a_scratch_is_gone_and_everything_else_is_as_it_was(photo) -> None:
         assert np.sqrt(np.mean((found[hidden].astype(float) - pixels[hidden]) ** 2)) < 6
 
 
-@pytest.mark.parametrize("arguments", [["--task", "denoise"], ["--task", "deblur", "--blur-std", "1"]])
-def test_other_tasks_keep_the_size(photo, arguments) -> None:
-    """No cropping, no resizing."""
-    command = ["restore", "damaged.png", *arguments, "--sigma-steps", "20", "--prior", "photos", "--samples", "1"]
-    main([*command, "--steps", "60", "--out", "o"])
+@pytest.mark.parametrize(
+    ("arguments", "size"),
+    [
+        (["--task", "deblur", "--motion", "5", "30", "--sigma-steps", "5"], (43, 61)),
+        (["--task", "upscale", "--factor", "3"], (129, 183)),
+    ],
+)
+def test_other_tasks_keep_or_multiply_the_size(photo, arguments, size) -> None:
+    """No cropping, no resizing; what comes out agrees with what went in."""
+    main(["restore", "damaged.png", *arguments, "--samples", "1", "--steps", "4", "--out", "o"])
     with Image.open("o/restored.png") as picture:
-        assert picture.size == (43, 61)
+        assert picture.size == size
+        assert picture.info["icc_profile"] == b"profile"
+        reduced = np.asarray(picture.resize((43, 61), Image.Resampling.BICUBIC), float)
+    with Image.open("damaged.png") as given:
+        blurred = "deblur" in arguments
+        assert np.sqrt(np.mean((reduced - np.asarray(given, float)) ** 2)) < (60 if blurred else 12)
+
+
+def test_a_jpeg_file_is_restored_to_a_picture_it_can_be_of(photo) -> None:
+    """Its tables are read; the restored picture, compressed again, is nearly the file."""
+    pixels, _ = photo
+    # So that nothing is clipped at black or white.
+    Image.fromarray((60 + pixels * 0.5).astype(np.uint8)).save("photo.jpg", quality=20)
+    main(["restore", "photo.jpg", "--task", "jpeg", "--samples", "2", "--steps", "4", "--out", "o"])
+    with Image.open("o/restored.png") as picture:
+        picture.save("again.jpg", quality=20)
+    first, again = (np.asarray(Image.open(name), float) for name in ("photo.jpg", "again.jpg"))
+    assert np.sqrt(np.mean((first - again)[:48, :32] ** 2)) < 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["damaged.png", "--task", "jpeg"], "is no JPEG file"),
+        (["turned.jpg", "--task", "jpeg"], "is stored on its side"),
+        (["half.jpg", "--task", "jpeg"], "in a way that is not supported"),
+        (["damaged.png", "--task", "colourise"], "not enough to colourise"),
+        (["damaged.png", "--task", "upscale", "--factor", "5"], "--factor must be 2, 3 or 4"),
+        (["damaged.png", "--task", "denoise", "--factor", "3"], "--factor does not belong to --task denoise"),
+        (["damaged.png", "--task", "deblur", "--motion", "-1", "0"], "--motion must be a length above 0"),
+        (["damaged.png", "--task", "jpeg", "--simulate"], "needs --quality"),
+        (["damaged.png", "--task", "jpeg", "--simulate", "--quality", "0"], "--quality must be from 1 to 100"),
+        (["damaged.png", "--task", "deblur", "--motion", "300", "0", "--sigma-steps", "1"], "a motion of 300 pixels"),
+    ],
+)
+def test_what_a_task_cannot_be_is_one_sentence(photo, capsys, arguments, sentence) -> None:
+    """With exit code 2, and no folder left behind."""
+    with Image.open("damaged.png") as picture:
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        picture.save("turned.jpg", exif=exif)
+        picture.save("half.jpg", subsampling="4:2:2")
+    with pytest.raises(SystemExit) as ended:
+        main(["restore", *arguments, "--out", "o"])
+    assert ended.value.code == 2
+    assert sentence in capsys.readouterr().err
+    assert not Path("o").exists()
+
+
+@pytest.mark.parametrize("task", [["upscale"], ["jpeg", "--quality", "20"]])
+def test_every_damage_can_be_simulated(photo, capsys, task) -> None:
+    """The restoration is scored against the picture given."""
+    command = ["restore", "damaged.png", "--task", *task, "--simulate", "--sigma-steps", "1", "--samples", "1"]
+    main([*command, "--steps", "3", "--out", "o"])
+    assert "PSNR" in capsys.readouterr().out
+    with Image.open("o/restored.png") as picture:
+        assert picture.size == ((42, 60) if task == ["upscale"] else (43, 61))
+
+
+def test_a_folder_called_photos_is_not_taken_for_the_prior(photo) -> None:
+    """The prior's name is a word that users give to folders."""
+    Path("photos").mkdir()
+    Path("photos/config.json").write_text("{}")
+    assert load_prior("photos").any_size
 
 
 def test_only_what_is_around_the_holes_is_sampled() -> None:
