@@ -65,6 +65,7 @@ SCRIPTS = {
     "evaluate": script("evaluate", "--prior", "normal", "--faces", "1", reads="", takes="photos"),
     "generate": script("generate", "--prior", "normal", "--snapshots", "300", reads="--prior", takes="prior"),
     "out_of_distribution": script("out_of_distribution", "--prior", "normal"),
+    "photos": script("photos", "--photographs", "hopper", "--trials", "noise-15", "--size", "16", reads=None),
     "posterior": script("posterior", reads=None),
     "precision": script("precision", "--prior", "normal"),
     "sdedit": script("sdedit", "--prior", "normal"),

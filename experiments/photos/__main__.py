@@ -26,7 +26,7 @@ from rich.console import Console
 from experiments.photos.peers import PEERS, Given
 from experiments.photos.trials import PHOTOGRAPHS, TRIALS, Damaging, Picture, find_photograph, measured
 from experiments.shared.command import run_script
-from experiments.shared.setup import flags_of, open_results
+from experiments.shared.setup import flags_of
 from jaxdiff import load_prior, sample_segments
 from jaxdiff.disk import write_atomically
 from jaxdiff.errors import check_names, check_positive, check_seed
@@ -36,7 +36,7 @@ from jaxdiff.measurement import Measurement
 from jaxdiff.metrics.lpips import LPIPS
 from jaxdiff.metrics.pixels import psnr, ssim
 from jaxdiff.priors.denoiser import Denoiser
-from jaxdiff.runs.folder import describe_prior, finish_folder
+from jaxdiff.runs.folder import command_line, describe_prior, finish_folder, open_folder
 from jaxdiff.runs.methods import best_method, default_steps, make_run
 from jaxdiff.runs.runner import sample_keys
 from jaxdiff.runs.scores import HIGHER_IS_BETTER, LABELS, load_lpips_nets
@@ -66,8 +66,6 @@ class Config:
     """Root of all random numbers."""
     out: Path = Path("results/photos")
     """Folder of the results."""
-    resume: bool = True
-    """Go on with what an interrupted run of the same settings has left in that folder."""
     overwrite: bool = False
     """Replace the results in that folder."""
 
@@ -197,7 +195,14 @@ def main(config: Config) -> None:
     prior = load_prior(config.prior, channels=3)
     for name in names:
         find_photograph(name)
-    open_results(config, PROGRAM, {**flags_of(config, ("trials", "photographs")), "denoiser": describe_prior(prior)})
+    open_folder(
+        config.out,
+        PROGRAM,
+        {**flags_of(config, ("trials", "photographs")), "denoiser": describe_prior(prior)},
+        command=command_line(PROGRAM, config),
+        resume=not config.overwrite,
+        overwrite=config.overwrite,
+    )
     nets, missing = load_lpips_nets()
     store = config.out / "results.json"
     cells: dict[str, list[Row]] = json.loads(store.read_text()) if store.exists() else {}
