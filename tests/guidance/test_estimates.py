@@ -41,8 +41,8 @@ def test_diffpir_is_the_regularised_least_squares_solution(name: str, t: int) ->
 def test_ddnm_without_noise_agrees_with_the_data_and_keeps_the_null_space(name: str) -> None:
     """`A x = A A^+ y`, and what `A` does not see is the prior's.
 
-    The smallest singular values of two blurs, 7e-3 and 4e-4, are at the cut-off of a pseudo-inverse in single precision,
-    so that it has no one answer.
+    The smallest singular values of two blurs, 7e-3 and 4e-4, lie at the cut-off of a pseudo-inverse in single
+    precision, so that it has no one answer.
     """
     measurement = of(OPERATORS[name].make(), 0.0)
     before, after, _ = both(DDNM(gaussian_prior(), measurement), 400)
