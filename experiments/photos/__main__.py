@@ -81,13 +81,13 @@ class Damaged:
 
     def given(self) -> Given:
         """Returns what peers get."""
-        operator = self.measurement.operator
+        kernel = getattr(self.measurement.operator, "kernel", None)
         return Given(
             y=(np.clip(np.asarray(self.measurement.y, np.float64), -1, 1) + 1) / 2,
             hidden=self.hidden,
-            kernel=np.asarray(operator.kernel) if hasattr(operator, "kernel") else None,
+            kernel=None if kernel is None else np.asarray(kernel),
             sigma=float(self.trial.sigma_y) / 2,
-            size=self.truth.shape[:2],
+            size=(self.truth.shape[0], self.truth.shape[1]),
         )
 
 
@@ -97,7 +97,7 @@ def make_case(name: str, trial: str, config: Config) -> Damaged:
     truth = np.round((picture + 1) * 127.5) / 127.5 - 1
     row = TRIALS[trial]
     number = list(PHOTOGRAPHS).index(name)
-    operator, hidden = row.make(*truth.shape[:2], np.random.default_rng([config.seed, number]))
+    operator, hidden = row.make(truth.shape[0], truth.shape[1], np.random.default_rng([config.seed, number]))
     key = jax.random.fold_in(jax.random.key(config.seed), number)
     y = measured(operator(jnp.asarray(truth)), operator, key, row.sigma_y)
     if hidden is not None:
@@ -168,7 +168,7 @@ def means_table(cells: dict[str, list[Row]]) -> str:
         found = [rows for cell, rows in cells.items() if cell.split("/")[1] == trial]
         for number, first in enumerate(found[0] if found else []):
             scores = {LABELS[name]: _mean_text(found, name, number) for name in HIGHER_IS_BETTER if name in first}
-            seconds = float(np.median([rows[number]["seconds"] for rows in found]))
+            seconds = float(np.median([float(rows[number]["seconds"]) for rows in found]))
             last = {"seconds": f"{seconds:.1f}", "network calls": first["calls"]}
             lines.append({"damage": row.title, "method": first["method"]} | scores | last)
     return markdown(lines)

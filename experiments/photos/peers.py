@@ -57,6 +57,7 @@ def _opencv(method: str) -> Peer:
 
 def _biharmonic(given: Given) -> list[Picture]:
     # scikit-image 0.26 reads memory that it has not filled, and fails where that is not zero: not in a fresh process.
+    assert given.hidden is not None
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
         return [process.submit(_fill, given.y, given.hidden).result()]
 

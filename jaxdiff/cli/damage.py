@@ -114,11 +114,12 @@ def read_damage(request: Restore, prior: Prior, console: Console) -> Damage:
         say(console, fit.describe())
         operator = OPERATORS[request.task](_Seen(request, photo, hidden, fit, console))
     image = jnp.asarray(fit.apply(photo.x))
+    h, w, _ = image.shape
     given = request.sigma_y
     if request.simulate:
         assert given is not None
         key = jax.random.fold_in(jax.random.key(request.seed), 1)
-        damage = Damage(photo, fit, hidden, measure(key, operator, image, given), image.shape, image)
+        damage = Damage(photo, fit, hidden, measure(key, operator, image, given), (h, w, 3), image)
     else:
         # The mean of n pixels has 1 / sqrt(n) of their noise.
         sigma_y = (estimate_sigma(photo.x) if given is None else given) / fit.scale

@@ -34,9 +34,9 @@ def export_sampler(request: Export) -> None:
     console = Console()
     check_folder(request)  # at once: what follows takes long
     prior = load_prior(request.prior, dtype=request.dtype, channels=3)
-    request = complete(request, prior)
-    damage = read_damage(request, prior, console)
-    run = set_up(request, fitted(prior, damage), damage.measurement)
+    asked = complete(request, prior)
+    damage = read_damage(asked, prior, console)
+    run = set_up(asked, fitted(prior, damage), damage.measurement)
     try:
         archive.save(
             request.folder,

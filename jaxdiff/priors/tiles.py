@@ -138,8 +138,8 @@ def tiled(
     if side % MULTIPLE or side <= 2 * CONTEXT + RAMP + MULTIPLE:
         raise ValueError(f"`side` must be a multiple of {MULTIPLE} above {2 * CONTEXT + RAMP + MULTIPLE}, got {side}.")
     h, w, c = image_shape
-    tile = tuple(min(side, length + -length % MULTIPLE) for length in (h, w))
+    height, width = (min(side, length + -length % MULTIPLE) for length in (h, w))
     corners = tile_corners((h, w), side, wanted)
-    if len(corners) * tile[0] * tile[1] >= h * w and h * w <= 4 * side**2:
+    if len(corners) * height * width >= h * w and h * w <= 4 * side**2:
         return prior.at(image_shape)
-    return Tiled(prior.at((*tile, c)), jnp.asarray(corners), image_shape)
+    return Tiled(prior.at((height, width, c)), jnp.asarray(corners), image_shape)
