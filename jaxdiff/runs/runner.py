@@ -227,7 +227,7 @@ def draw(
     devices, batch_size = share_out(devices, batch_size or len(keys), len(keys))
     sitting = _Sitting(store, batch_size)
     sitting.read(run, keys, observer is not None)
-    total = num_steps * -(-len(keys) // sitting.batch_size)
+    total, ends = num_steps * -(-len(keys) // sitting.batch_size), []
     with _progress_bar(title, total, console) as update:
         for progress in sample_segments(
             run.sampler,
@@ -243,16 +243,17 @@ def draw(
             images = np.asarray(jax.vmap(run.sampler.image)(progress.state))
             _check_finite(title, images, progress, run.times)
             sitting.add(progress, images, len(keys))
-            if len(sitting.seen or sitting.frames) == 1:
-                _say_how_long(sitting, progress.step / total, console)
+            ends.append(sitting.timing.run_seconds)
+            if len(ends) == 2:  # the first segment also waits for the start of the chains
+                _say_how_long(ends[1] - ends[0], progress.step / 2, total, console)
             update(progress.batch * num_steps + progress.step, residual(progress.x0_hat) if residual else "")
             sitting.keep(progress)
     return sitting.finish()
 
 
-def _say_how_long(sitting: _Sitting, done: float, console: Console) -> None:
-    """Says after the first segment how long the run will take, if that is worth a line."""
-    seconds = sitting.timing.run_seconds / done
+def _say_how_long(seconds: float, steps: float, total: int, console: Console) -> None:
+    """Says how long a run will take, if that is worth a line, when so many of its steps have taken so long."""
+    seconds *= total / steps
     if seconds > 10:
         words = f"{seconds:.0f} seconds" if seconds < 100 else f"{seconds / 60:.0f} minutes"
         console.print(f"  about {words}", highlight=False)
