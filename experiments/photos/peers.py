@@ -46,7 +46,7 @@ Peer = Callable[[Given], list[Picture]]
 
 def _opencv(method: str) -> Peer:
     def run(given: Given) -> list[Picture]:
-        import cv2
+        import cv2  # pyright: ignore[reportMissingImports]
 
         assert given.hidden is not None
         eight = np.rint(given.y * 255).astype(np.uint8)  # as a file would hold it
@@ -63,7 +63,7 @@ def _biharmonic(given: Given) -> list[Picture]:
 
 
 def _fill(y: Picture, hidden: Bool[np.ndarray, "h w"]) -> Picture:
-    from skimage.restoration import inpaint_biharmonic
+    from skimage.restoration import inpaint_biharmonic  # pyright: ignore[reportMissingImports]
 
     return inpaint_biharmonic(y, hidden.copy(), channel_axis=-1)
 
@@ -73,14 +73,14 @@ def _by_channel(function: Callable[[Any], Any], picture: Picture) -> Picture:
 
 
 def _wiener(given: Given) -> list[Picture]:
-    from skimage.restoration import wiener
+    from skimage.restoration import wiener  # pyright: ignore[reportMissingImports]
 
     balances = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1)
     return [_by_channel(lambda x, b=b: wiener(x, given.padded_kernel()[::-1, ::-1], b), given.y) for b in balances]
 
 
 def _richardson_lucy(given: Given) -> list[Picture]:
-    from skimage.restoration import richardson_lucy
+    from skimage.restoration import richardson_lucy  # pyright: ignore[reportMissingImports]
 
     flipped = given.padded_kernel()[::-1, ::-1]
     return [
@@ -89,7 +89,7 @@ def _richardson_lucy(given: Given) -> list[Picture]:
 
 
 def _non_local_means(given: Given) -> list[Picture]:
-    from skimage.restoration import denoise_nl_means
+    from skimage.restoration import denoise_nl_means  # pyright: ignore[reportMissingImports]
 
     return [
         denoise_nl_means(given.y, 5, 6, h * given.sigma, sigma=given.sigma, fast_mode=True, channel_axis=-1)
@@ -98,13 +98,13 @@ def _non_local_means(given: Given) -> list[Picture]:
 
 
 def _total_variation(given: Given) -> list[Picture]:
-    from skimage.restoration import denoise_tv_chambolle
+    from skimage.restoration import denoise_tv_chambolle  # pyright: ignore[reportMissingImports]
 
     return [denoise_tv_chambolle(given.y, w, channel_axis=-1) for w in (0.02, 0.05, 0.1, 0.15, 0.2, 0.3)]
 
 
 def _bm3d(given: Given) -> list[Picture]:
-    from bm3d import bm3d_rgb
+    from bm3d import bm3d_rgb  # pyright: ignore[reportMissingImports]
 
     return [np.asarray(bm3d_rgb(given.y, given.sigma))]
 
