@@ -52,7 +52,7 @@ from jaxdiff.runs.methods import METHODS, Run, describe_sigma, make_run
 from jaxdiff.runs.platform import require
 from jaxdiff.runs.runner import draw, sample_keys
 from jaxdiff.runs.scores import load_lpips_nets, score_samples
-from jaxdiff.runs.setups import WEIGHTINGS
+from jaxdiff.runs.setup import WEIGHTINGS
 from jaxdiff.runs.tables import NOT_AVAILABLE, write_csv
 
 PROGRAM = "python -m experiments.sweep"

@@ -9,14 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from jaxdiff.errors import UserError, check_name
+from jaxdiff.runs.setup import DEFAULTS, PHOTO_METHODS, TASKS, HyperParameters, Run, Setup
 from jaxdiff.runs.setups import (
-    DEFAULTS,
-    PHOTO_METHODS,
     PRIOR_VARIANCE,
-    TASKS,
-    HyperParameters,
-    Run,
-    Setup,
     dps,
     dps_likelihood,
     dps_norm,
