@@ -6,7 +6,7 @@ import getpass
 import inspect
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from typing import Any
 # Compiled programs are kept from run to run, and shared by the workers and by the processes that tests start.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{tempfile.gettempdir()}/jaxdiff-tests-{getpass.getuser()}")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+# Small programs that run once: compiling them well takes longer than running them.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 from jaxtyping import install_import_hook
 
@@ -228,3 +230,10 @@ def no_lpips_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Switches the check of annotations off: for input that the package itself must refuse."""
     monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_freed() -> Iterator[None]:
+    """Frees the compiled programs of a module: they hold memory maps, and a process that has used up Linux's dies."""
+    yield
+    jax.clear_caches()

@@ -113,11 +113,14 @@ def test_a_large_mean_costs_no_digits_of_the_variance():
 
 @pytest.mark.parametrize("bias", [-1e30, -1e3, -31.0, -29.0, 29.0, 31.0, 1e3, 1e30])
 def test_silu_saturates(bias):
-    """Its derivative tends to 0 and 1, and nothing overflows on the way."""
+    """Its derivative tends to 0 and 1, and nothing overflows on the way.
+
+    The exponential makes the rounding of its argument, 31 here and rounded on both sides, a relative error of its size.
+    """
     x = jax.random.normal(jax.random.key(3), (1, 16, 4))
     scale, shift = jnp.ones((1, 4)), jnp.full((1, 4), bias)
     y, pull = jax.vjp(lambda shift: group_norm(x, scale, shift, 2, silu=True), shift)
-    np.testing.assert_allclose(y, jax.nn.silu(plain(x, scale, shift, 2)), rtol=1e-6)
+    np.testing.assert_allclose(y, jax.nn.silu(plain(x, scale, shift, 2)), rtol=2 * 31 * float(jnp.finfo(jnp.float32).eps))
     np.testing.assert_allclose(pull(jnp.ones_like(x))[0], 16.0 * (bias > 0), atol=1e-4)
 
 
