@@ -120,7 +120,8 @@ def test_silu_saturates(bias):
     x = jax.random.normal(jax.random.key(3), (1, 16, 4))
     scale, shift = jnp.ones((1, 4)), jnp.full((1, 4), bias)
     y, pull = jax.vjp(lambda shift: group_norm(x, scale, shift, 2, silu=True), shift)
-    np.testing.assert_allclose(y, jax.nn.silu(plain(x, scale, shift, 2)), rtol=2 * 31 * float(jnp.finfo(jnp.float32).eps))
+    rounding = 2 * 31 * float(jnp.finfo(jnp.float32).eps)
+    np.testing.assert_allclose(y, jax.nn.silu(plain(x, scale, shift, 2)), rtol=rounding)
     np.testing.assert_allclose(pull(jnp.ones_like(x))[0], 16.0 * (bias > 0), atol=1e-4)
 
 
