@@ -77,7 +77,7 @@ class FolderKind(NamedTuple):
         """Tells whether a folder is of this kind."""
         try:
             found = json.loads((path / self.description).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return False
         return isinstance(found, dict) and all(key in found for key in self.keys)
 
@@ -234,7 +234,7 @@ def release_folder(path: Path) -> None:
 def _owner(manifest: Path) -> str:
     try:
         return str(json.loads(manifest.read_text(encoding="utf-8"))["program"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return "an unknown program"
 
 

@@ -32,7 +32,7 @@ class FFDNetConfig:
         max_sigma: the largest standard deviation of noise it was trained for, with images in [0, 1].
 
     Raises:
-        ValueError: if there are fewer than two convolutions.
+        ValueError: if there are fewer than two convolutions, or more than a thousand, or `max_sigma` is not positive.
     """
 
     image_size: int = 256
@@ -42,8 +42,10 @@ class FFDNetConfig:
     max_sigma: float = 75 / 255
 
     def __post_init__(self) -> None:
-        if self.depth < 2:
-            raise ValueError(f"`depth` must be at least 2, got {self.depth}.")
+        if not 2 <= self.depth <= 1000:
+            raise ValueError(f"`depth` must be from 2 to 1000, got {self.depth}.")
+        if not self.max_sigma > 0:
+            raise ValueError(f"`max_sigma` must be positive, got {self.max_sigma}.")
 
 
 class FFDNet(nnx.Module):

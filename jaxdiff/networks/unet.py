@@ -46,7 +46,8 @@ class UNetConfig:
             any attention the network is fully convolutional.
 
     Raises:
-        ValueError: if a width cannot be divided into norm groups or heads, or the image size into levels.
+        ValueError: if a width cannot be divided into norm groups or heads, or the image size into levels, or if there
+            is no level or more than 100 blocks in one.
     """
 
     image_size: int
@@ -67,6 +68,11 @@ class UNetConfig:
     middle_attention: bool = True
 
     def __post_init__(self) -> None:
+        if not self.channel_mult or not 1 <= self.num_res_blocks <= 100:
+            raise ValueError(
+                "a UNet has at least one level, of 1 to 100 residual blocks: "
+                f"`channel_mult` is {self.channel_mult}, `num_res_blocks` {self.num_res_blocks}."
+            )
         if self.patch < 1:
             raise ValueError(f"`patch` must be at least 1, got {self.patch}.")
         if self.image_size % self.size_factor:

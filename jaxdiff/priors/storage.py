@@ -5,11 +5,14 @@ they came; `load_prior` says in which to compute.
 """
 
 import json
+import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from types import UnionType
+from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +34,7 @@ SHIPPED = Path(__file__).parent.parent / "weights"
 NetworkConfig = UNetConfig | FFDNetConfig
 Network = UNet | FFDNet
 AnyNetwork = TypeVar("AnyNetwork", bound=nnx.Module)
+Owner = TypeVar("Owner")
 
 _SCHEDULES = {"linear": linear, "cosine": cosine}
 _FORMAT = 1
@@ -63,9 +67,15 @@ class PriorConfig:
     source: Mapping[str, Any] = field(default_factory=dict)
 
     def make_schedule(self) -> Schedule:
-        """Builds the noise schedule."""
+        """Builds the noise schedule.
+
+        Raises:
+            ValueError: if its kind or a number is none that a schedule can have.
+        """
         options = dict(self.schedule)
-        return _SCHEDULES[options.pop("kind")](**options)
+        if (kind := options.pop("kind", None)) not in _SCHEDULES:
+            raise ValueError(f"the schedule {kind!r} is none of {', '.join(_SCHEDULES)}")
+        return _SCHEDULES[kind](**options)
 
     @property
     def kind(self) -> str:
@@ -207,21 +217,56 @@ def read_config(directory: str | os.PathLike) -> PriorConfig:
             f"{directory} is not a prior: it has no config.json. "
             "`python -m convert_weights unet CHECKPOINT.pt FOLDER` makes one."
         )
-    try:
-        found = json.loads(path.read_text())
+    with _blamed_on(path):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise TypeError("it is no JSON object")
         if found["format"] != _FORMAT:
             raise PriorError(f"{path} has format {found['format']}, this version reads {_FORMAT}.")
         kind = found.get("kind", "unet")
         if kind not in _KINDS:
             raise PriorError(f"{path} is of kind {kind!r}, this version reads {', '.join(_KINDS)}.")
         # JSON has lists only; a configuration must stay hashable.
-        network: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found["network"].items()}
-        return PriorConfig(
-            network=_KINDS[kind].config(**network),
-            **{k: found[k] for k in ("schedule", "target", "variance", "source")},
-        )
-    except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise PriorError(f"{path} is damaged: {error!r}.") from error
+        network = {k: tuple(v) if isinstance(v, list) else v for k, v in found["network"].items()}
+        others = {k: found[k] for k in ("schedule", "target", "variance", "source")}
+        return _made(PriorConfig, others | {"network": _made(_KINDS[kind].config, network)})
+
+
+@contextmanager
+def _blamed_on(path: Path) -> Iterator[None]:
+    """Says of what is wrong inside that the file is damaged."""
+    try:
+        yield
+    except PriorError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        missing = isinstance(error, KeyError)
+        reason = f"{error.args[0]!r} is missing" if missing else str(error).splitlines()[0].rstrip(".")
+        raise PriorError(f"{path} is damaged: {reason}.") from error
+
+
+def _made(owner: type[Owner], values: Mapping[str, Any]) -> Owner:
+    """Makes a dataclass of values from a file, whose types are checked first."""
+    for name, declared in get_type_hints(owner).items():
+        if name in values and not _is_a(values[name], declared):
+            raise TypeError(f"`{name}` cannot be {str(values[name])[:50]!r}")
+    return owner(**values)
+
+
+def _is_a(value: Any, declared: Any) -> bool:
+    """Whether a value is of a declared type; whole numbers are sizes, of which none is zero or above a million."""
+    if declared is int:
+        return type(value) is int and 0 < value <= 1_000_000
+    if declared is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    origin, parts = get_origin(declared), get_args(declared)
+    if origin is Literal:
+        return isinstance(value, str) and value in parts
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_is_a(item, parts[0]) for item in value)
+    if origin is UnionType:
+        return any(_is_a(value, part) for part in parts)
+    return isinstance(value, origin or declared)
 
 
 def load_prior(
@@ -262,7 +307,10 @@ def load_prior(
         raise PriorError(
             f"{directory} is class-conditional; `jaxdiff convert unet` with --label makes it the prior of one class."
         )
-    return config.make_denoiser(with_parameters(_abstract(config, dtype, remat), weights))
+    with _blamed_on(directory / "config.json"):
+        config.make_schedule()
+        network = _abstract(config, dtype, remat)
+    return config.make_denoiser(with_parameters(network, weights))
 
 
 def _abstract(config: PriorConfig, dtype: Dtype = "float32", remat: bool = False) -> Any:

@@ -101,10 +101,18 @@ def truncate_weights(prior):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def other_architecture(prior):
+def changed(prior, part, **values):
+    """Changes values in `config.json`, or in a part of it; None removes one."""
     config = json.loads((prior / "config.json").read_text())
-    config["network"]["out_channels"] = 3
+    inner = config[part] if part else config
+    inner.update(values)
+    for name in [name for name, value in values.items() if value is None]:
+        del inner[name]
     (prior / "config.json").write_text(json.dumps(config))
+
+
+def other_architecture(prior):
+    changed(prior, "network", out_channels=3)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +130,44 @@ def test_a_damaged_prior_is_refused_in_one_sentence(prior, damage, match):
     with pytest.raises(PriorError, match=match) as error:
         load_prior(prior)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("part", "values", "match"),
+    [
+        ("", {"network": []}, "damaged"),
+        ("", {"source": None}, "'source' is missing"),
+        ("", {"target": "eps"}, "`target` cannot be 'eps'"),
+        ("", {"variance": 3}, "`variance` cannot be '3'"),
+        ("", {"schedule": "linear"}, "`schedule` cannot be 'linear'"),
+        ("schedule", {"kind": "quadratic"}, "none of linear, cosine"),
+        ("schedule", {"num_times": "many"}, "damaged"),
+        ("schedule", {"beta_end": 2}, "betas"),
+        ("schedule", {"steps": 10}, "steps"),
+        ("network", {"width": 10}, "width"),
+        ("network", {"channels": None}, "channels"),
+        ("network", {"channels": -8}, "`channels` cannot be '-8'"),
+        ("network", {"channels": True}, "`channels` cannot be 'True'"),
+        ("network", {"channel_mult": []}, "at least one level"),
+        ("network", {"channel_mult": [1, "2"]}, "`channel_mult` cannot be"),
+        ("network", {"num_res_blocks": 10**5}, "1 to 100 residual blocks"),
+        ("network", {"num_head_channels": 5}, "divide"),
+        ("network", {"resblock_updown": "yes"}, "`resblock_updown` cannot be 'yes'"),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_refused_in_one_sentence(prior, part, values, match):
+    changed(prior, part, **values)
+    with pytest.raises(PriorError, match=match) as error:
+        load_prior(prior)
+    assert "\n" not in str(error.value)
+    assert "config.json is damaged: " in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "{", "[" * 100_000, "\N{SNOWMAN}"])
+def test_a_configuration_that_is_no_configuration_is_refused(prior, text):
+    (prior / "config.json").write_text(text)
+    with pytest.raises(PriorError, match="damaged"):
+        load_prior(prior)
 
 
 def test_an_unknown_name_says_what_there_is():
