@@ -39,6 +39,21 @@ def _end(sentence: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
+def start_devices() -> None:
+    """Starts JAX's devices, so that nothing else is blamed where that fails.
+
+    Raises:
+        UserError: if there is no device of the kind that `JAX_PLATFORMS` asks for.
+    """
+    import jax
+
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        reason = (str(error).strip().splitlines() or ["there is none of the kind asked for"])[0].rstrip(".")
+        raise UserError(f"JAX cannot start its devices ({reason}); JAX_PLATFORMS=cpu takes the CPU.") from error
+
+
 def check_positive(**numbers: int | str | None) -> None:
     """Refuses flags below 1; the names are those of the settings, and None and words are no numbers."""
     for name, value in numbers.items():

@@ -103,8 +103,7 @@ def quick_pieces() -> Iterator[None]:
         patch.setattr("experiments.out_of_distribution.__main__.held_out_face", flat)
         patch.setattr("experiments.out_of_distribution.__main__.draw_panda", lambda size: flat(1, size))
         for module in ("experiments.shared.command", "jaxdiff.runs.platform"):
-            patch.setattr(f"{module}.use_all_cores", lambda: None)
-            patch.setattr(f"{module}.keep_compiled_programs", lambda: None)
+            patch.setattr(f"{module}.prepare", lambda **chosen: None)
         yield
 
 

@@ -259,7 +259,7 @@ def read_run(path: Path) -> dict[str, Any]:
     """Reads an earlier run's file."""
     try:
         found = json.loads(path.read_text())
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict) or "records" not in found:
         raise UserError(f"{path} is no result of this script; --table takes the JSON files in --out.")

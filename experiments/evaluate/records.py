@@ -79,7 +79,7 @@ def read_entries(folder: Path) -> dict[str, Entry]:
             try:
                 entry = json.loads(line)
                 found.setdefault(entry["sha256"], entry)
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, RecursionError):
                 continue
     return found
 
@@ -127,7 +127,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
         return dict(json.loads(config.read_text())["settings"])
     except FileNotFoundError as error:
         raise UserError(f"there is no evaluation in {folder}; choose another --out.") from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{config} is damaged; choose another --out, or replace all with --overwrite.") from error
 
 

@@ -11,7 +11,6 @@ interruption), and a picture of every restoration.
 """
 
 import importlib.util
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,7 +35,7 @@ from jaxdiff.measurement import Measurement
 from jaxdiff.metrics.lpips import LPIPS
 from jaxdiff.metrics.pixels import psnr, ssim
 from jaxdiff.priors.denoiser import Denoiser
-from jaxdiff.runs.folder import command_line, describe_prior, finish_folder, open_folder
+from jaxdiff.runs.folder import command_line, describe_prior, finish_folder, open_folder, read_json, write_json
 from jaxdiff.runs.methods import best_method, default_steps, make_run
 from jaxdiff.runs.runner import sample_keys
 from jaxdiff.runs.scores import HIGHER_IS_BETTER, LABELS, load_lpips_nets
@@ -205,7 +204,7 @@ def main(config: Config) -> None:
     )
     nets, missing = load_lpips_nets()
     store = config.out / "results.json"
-    cells: dict[str, list[Row]] = json.loads(store.read_text()) if store.exists() else {}
+    cells: dict[str, list[Row]] = read_json(store, dict) if store.exists() else {}
     for trial in trials:
         for name in names:
             if f"{name}/{trial}" in cells:
@@ -215,7 +214,7 @@ def main(config: Config) -> None:
             for method, picture, *_ in made:
                 write_image(config.out / name / trial / f"{method.replace(' ', '_')}.png", picture)
             cells[f"{name}/{trial}"] = [scored(case, nets, one) for one in made]
-            write_atomically(store, json.dumps(cells, indent=1) + "\n")
+            write_json(store, cells)
             line = ", ".join(f"{row['method']} {row['psnr']:.2f}" for row in cells[f"{name}/{trial}"])
             console.print(f"{name}, {trial}: {line}", soft_wrap=True, highlight=False)
     text = means_table(cells)

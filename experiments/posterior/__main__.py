@@ -12,7 +12,6 @@ Writes `metrics.csv` (every figure with its Monte-Carlo error), `table.md`, `fig
 goes on with an interrupted run.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -38,7 +37,7 @@ from jaxdiff.operators import BoxMask, GaussianBlur, Mask, RandomMask
 from jaxdiff.priors.exact import posterior
 from jaxdiff.priors.gaussian import Dense, Diagonal, GaussianPrior, natural_spectrum
 from jaxdiff.priors.mixture import MixturePrior
-from jaxdiff.runs.folder import finish_folder, write_json
+from jaxdiff.runs.folder import finish_folder, read_json, write_json
 from jaxdiff.runs.methods import METHODS, Run, describe_sigma, make_run
 from jaxdiff.runs.platform import require
 from jaxdiff.runs.tables import Row, write_csv
@@ -217,7 +216,7 @@ def main(config: Config) -> None:
         f"sigma_y = {describe_sigma(config.sigma)}; {config.seeds} samples of each posterior", highlight=False
     )
     store = config.out / "rows.json"
-    rows: list[Row] = json.loads(store.read_text()) if store.exists() else []
+    rows: list[Row] = read_json(store, list) if store.exists() else []
     for prior_name in config.priors:
         for operator_name in (NOTHING, *config.operators):
             if any((row["prior"], row["operator"]) == (prior_name, operator_name) for row in rows):

@@ -6,7 +6,7 @@ from typing import TypeVar
 import tyro
 
 from jaxdiff.errors import INTERRUPTED, check_seed, exit_on_user_error
-from jaxdiff.runs.platform import keep_compiled_programs, use_all_cores
+from jaxdiff.runs.platform import prepare
 
 Config = TypeVar("Config")
 
@@ -31,7 +31,5 @@ def run_script(
     with exit_on_user_error(interrupted):
         flags = tyro.cli(config, description=description)
         check_seed(getattr(flags, "seed", 0))
-        if core_by_core:
-            use_all_cores()
-        keep_compiled_programs()
+        prepare(core_by_core=core_by_core)
         main(flags)

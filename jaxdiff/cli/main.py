@@ -63,10 +63,9 @@ def run(command: Restore | Export | Convert | Info | List) -> None:
     """Carries out a command; JAX is imported here and not before."""
     if isinstance(command, Restore):
         command.check()
-        from jaxdiff.runs.platform import keep_compiled_programs, use_all_cores
+        from jaxdiff.runs.platform import prepare
 
-        use_all_cores()
-        keep_compiled_programs()
+        prepare()
         if isinstance(command, Export):
             from jaxdiff.cli.export import export_sampler
 

@@ -20,7 +20,7 @@ import numpy as np
 from flax import nnx
 
 from jaxdiff.disk import FolderKind, new_folder
-from jaxdiff.errors import UserError
+from jaxdiff.errors import UserError, start_devices
 from jaxdiff.networks.ffdnet import FFDNet, FFDNetConfig
 from jaxdiff.networks.precision import Dtype
 from jaxdiff.networks.unet import PUBLISHED, UNet, UNetConfig
@@ -191,11 +191,7 @@ def read_prior(directory: str | os.PathLike) -> tuple[dict[str, np.ndarray], Pri
     import orbax.checkpoint as ocp  # importing Orbax takes as long as the rest of the package
 
     config = read_config(directory)
-    try:
-        jax.devices()
-    except (RuntimeError, AssertionError) as error:  # no fault of the file
-        reason = (str(error).strip().splitlines() or ["there is none of the kind asked for"])[0].rstrip(".")
-        raise UserError(f"JAX cannot start its devices ({reason}); JAX_PLATFORMS=cpu takes the CPU.") from error
+    start_devices()
     try:
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
             weights = checkpointer.restore(Path(directory).resolve() / "weights")

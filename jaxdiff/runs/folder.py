@@ -10,7 +10,7 @@ from dataclasses import MISSING, fields
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -22,10 +22,25 @@ from jaxdiff.errors import UserError
 from jaxdiff.priors.denoiser import Denoiser
 from jaxdiff.priors.storage import parameters
 
+Content = TypeVar("Content")
+
 
 def write_json(path: Path, content: Any) -> None:
     """Writes JSON; what it does not know (paths) as text."""
     write_atomically(path, json.dumps(content, indent=2, default=str) + "\n")
+
+
+def read_json(path: Path, kind: type[Content]) -> Content:
+    """Reads what `write_json` wrote.
+
+    Raises:
+        UserError: if it is damaged, or nothing of this kind.
+    """
+    with suppress(ValueError, RecursionError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(found, kind):
+            return found
+    raise UserError(f"{path} is damaged; choose another --out, or replace all with --overwrite.")
 
 
 def write_npz(path: Path, **arrays: ArrayLike) -> None:
@@ -152,11 +167,10 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_settings(config: Path) -> dict[str, Any]:
-    with suppress(KeyError, TypeError, ValueError):
-        found = json.loads(config.read_text())["settings"]
-        if isinstance(found, dict):
-            return found
-    raise UserError(f"{config} is damaged; choose another --out, or replace all with --overwrite.")
+    settings = read_json(config, dict).get("settings")
+    if not isinstance(settings, dict):
+        raise UserError(f"{config} is damaged; choose another --out, or replace all with --overwrite.")
+    return settings
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -11,9 +11,24 @@ from typing import Any
 import jax
 
 from jaxdiff.disk import cache_folder
-from jaxdiff.errors import UserError
+from jaxdiff.errors import UserError, start_devices
 
 _LARGE = 64 * 64 * 3
+
+
+def prepare(*, core_by_core: bool = True) -> None:
+    """Sets JAX up for a command: its devices, and the cache of compiled programs.
+
+    Args:
+        core_by_core: whether every core of a CPU is a device of its own.
+
+    Raises:
+        UserError: if the devices cannot be started.
+    """
+    if core_by_core:
+        use_all_cores()
+    keep_compiled_programs()
+    start_devices()
 
 
 def use_all_cores() -> None:

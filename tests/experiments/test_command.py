@@ -71,8 +71,7 @@ def test_a_script_runs_with_its_flags_and_ends_with_code_two(monkeypatch, capsys
     """And leaves devices and cache as they are, which only the first use of JAX could change."""
     from experiments.compare.__main__ import Compare
 
-    monkeypatch.setattr(command, "use_all_cores", lambda: None)
-    monkeypatch.setattr(command, "keep_compiled_programs", lambda: None)
+    monkeypatch.setattr(command, "prepare", lambda **chosen: None)
     monkeypatch.setattr(sys, "argv", ["compare", "--tasks", "box", "--steps", "7"])
     seen = []
     command.run_script(seen.append, Compare, "A script.")
