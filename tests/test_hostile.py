@@ -19,6 +19,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import ExifTags, Image
 
 from convert_weights.__main__ import main as convert
 from experiments.shared.command import run_script
@@ -26,7 +27,10 @@ from jaxdiff.chains.archive import EXPORTED
 from jaxdiff.cli.main import main as jaxdiff
 from jaxdiff.disk import MANIFEST
 from jaxdiff.images.files import write_image
+from tests.conftest import TINY
+from tests.convert_weights.by_hand import save_checkpoint
 from tests.experiments.conftest import named_normal
+from tests.golden.make_unet_parity import draw_weights
 
 ROOT = Path(__file__).parent.parent
 
@@ -236,3 +240,76 @@ def test_a_download_goes_on_with_no_file_of_the_user(home, monkeypatch, capsys):
     (home / "priors.pt.part").write_text("my notes on parts")
     with refused(home, capsys) as codes:
         codes.append(run("convert download", told(COMMANDS["convert download"], "priors"), monkeypatch))
+
+
+def camera_files(home: Path) -> None:
+    """What a hurried user keeps in one folder: photos of many kinds, masks, and files that are named like results."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (16, 16, 4), np.uint8)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.fromarray(pixels[..., :3]).save(home / "naïve [1].jpg", exif=exif)
+    Image.fromarray(pixels).save(home / "cut-out.png")
+    Image.fromarray(rng.integers(0, 2**16, (16, 16), np.uint16)).save(home / "scan.tif")
+    for name in ("restored.png", "restored_0.png", "report.html", "std.png", "-out.png"):
+        (home / name).write_bytes(b"mine")
+    (home / "album").mkdir()
+    for name in ("a.png", "b.png"):
+        shutil.copy(home / "photo.png", home / "album" / name)
+    (home / "album" / "broken.png").write_bytes(b"\x89PNG")
+    save_checkpoint(home / "trained.pt", draw_weights(TINY))
+
+
+AFTERNOON: list[tuple[str, str, int, int]] = [
+    ("restore", "photo.png --mask mask.png --prior prior --steps 2 --samples 1 --out first", 0, 2),
+    ("restore", "photo.png --mask mask.png --prior prior --steps 2 --samples 1 --out first --resume", 0, 0),
+    ("restore", "photo.png --mask mask.png --prior prior --steps 2 --samples 1 --out first --overwrite", 0, 0),
+    ("restore", "photo.png --mask mask.png --prior prior --steps 2 --samples 1 --out . --overwrite", 2, 2),
+    ("restore", "scan.tif --mask mask.png --steps 2 --samples 1 --out grey", 0, 2),
+    ("restore", "cut-out.png --mask mask.png --steps 2 --samples 1 --out alpha --overwrite", 0, 0),
+    ("restore", "naïve [1].jpg --mask mask.png --steps 2 --samples 1", 0, 2),
+    ("restore", "album --mask mask.png --steps 2 --samples 1 --out restored-album", 2, 2),
+    ("restore", "album --mask mask.png --steps 2 --samples 1 --out album", 2, 2),
+    ("restore", "missing.png --mask mask.png --out nothing", 2, 2),
+    ("restore", "restored.png --mask mask.png --out nothing", 2, 2),
+    ("export", "photo.png --mask mask.png --prior prior --steps 2 --out program", 0, 2),
+    ("convert unet", "trained.pt mine --config prior --overwrite", 2, 2),
+    ("convert unet", "trained.pt converted --config prior", 0, 2),
+    ("convert unet", "trained.pt converted --config prior --overwrite", 0, 0),
+    ("convert unet", "net.pt broken", 2, 2),
+    ("restore", "photo.png --mask mask.png --prior converted --steps 2 --samples 1 --out second", 0, 2),
+    ("generate", "--prior prior --snapshots 300 --steps 3 --seeds 1 --out faces", 0, 2),
+    ("compare", "--prior prior --image photo.png --tasks box --methods dps --steps 3 --seeds 1 --out table", 0, 2),
+    ("compare", "--prior prior --image photo.png --tasks box --methods dps --steps 3 --seeds 1 --out first", 2, 2),
+    ("info", "", 0, 0),
+    ("list", "", 0, 0),
+]
+"""Commands, and their exit codes when they are given first and a second time. A picture of the album is broken."""
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::jaxdiff.images.opening.PictureWarning")
+def test_an_afternoon_with_photos_priors_and_results_in_one_folder(home, monkeypatch, capsys):
+    """Every command is given twice; none changes, adds or removes a file of the user."""
+    camera_files(home)
+    mine = contents(home)
+    for name, words, *expected in AFTERNOON:
+        arguments = [word.replace("_", " ") for word in words.replace("naïve [1]", "naïve_[1]").split()]
+        for code in expected:
+            assert run(name, arguments, monkeypatch) == code, (name, words, capsys.readouterr())
+            there = contents(home)
+            assert mine.items() <= there.items(), (name, words)
+    folders = {path.split("/")[0] for path in there.keys() - mine.keys()}
+    results = {
+        "first",
+        "second",
+        "grey",
+        "alpha",
+        "results",
+        "restored-album",
+        "program",
+        "converted",
+        "faces",
+        "table",
+    }
+    assert folders == results

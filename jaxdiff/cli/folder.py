@@ -25,7 +25,7 @@ def restore_folder(request: Restore) -> None:
     """Restores every picture in a folder; one that fails does not stop the others.
 
     Raises:
-        UserError: if there is no picture, the result folder is not usable, or no picture could be restored.
+        UserError: if there is no picture, the result folder is not usable, or, at the end, a picture was not restored.
     """
     from jaxdiff.cli.restore import restore
 
@@ -60,8 +60,8 @@ def restore_folder(request: Restore) -> None:
     say(console, f"\n{len(rows) - len(failed)} of {len(rows)} pictures restored: {request.folder / 'index.html'}")
     for row in failed:
         say(console, f"  not {row['picture']}: {row['error']}")
-    if len(failed) == len(rows):
-        raise UserError(f"none of the {len(rows)} pictures in {request.damaged} could be restored.")
+    if failed:
+        raise UserError(f"{len(failed)} of the {len(rows)} pictures in {request.damaged} could not be restored.")
 
 
 def pictures_of(request: Restore) -> Iterator[Path]:
