@@ -170,7 +170,7 @@ def record_written(path: Path) -> None:
     Raises:
         UserError: if there is a file of this name that is not in the list.
     """
-    path = path.absolute()
+    path = path.parent.resolve() / path.name
     for folder in (parent for parent in path.parents if parent in _claimed):
         _claimed[folder].record(path)
         return
@@ -195,9 +195,9 @@ def claim_folder(
         UserError: if the folder holds other files or another program's results, an input lies in it, another process
             writes into it, or it cannot be written to.
     """
-    given, path = path, path.absolute()
+    given, path = path, path.resolve()
     for file in inputs:
-        if file is not None and file.exists() and file.resolve().is_relative_to(path.resolve()):
+        if file is not None and file.exists() and file.resolve().is_relative_to(path):
             raise UserError(f"{file} lies in the result folder {given}; choose another --out.")
     manifest = path / MANIFEST
     try:
@@ -226,7 +226,7 @@ def claim_folder(
 
 def release_folder(path: Path) -> None:
     """Lets other processes write into a claimed folder again; nothing happens if it is not claimed."""
-    claim = _claimed.pop(path.absolute(), None)
+    claim = _claimed.pop(path.resolve(), None)
     if claim is not None and claim.lock is not None:
         claim.lock.close()
 

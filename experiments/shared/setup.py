@@ -147,6 +147,7 @@ def experiment_settings(config: Config, experiment: Experiment, without: Iterabl
     """Everything that decides the numbers; a folder is continued only if all of it is the same."""
     return {
         **flags_of(config, without),
+        "prior": Path(config.prior),
         "image_sha256": digest(experiment.truth),
         "sigma_y": {"in [-1, 1] units": config.sigma, "in [0, 1] units": config.sigma / 2},
         "denoiser": describe_prior(experiment.prior),

@@ -130,6 +130,7 @@ def restore_settings(request: Restore, prior: Denoiser, measurement: Measurement
     without = {"out", "resume", "overwrite", "batch_size"}
     return {
         **{k: v for k, v in asdict(request).items() if k not in without},
+        "prior": Path(request.prior),
         "measurement_sha256": digest(measurement.y, *jax.tree.leaves(measurement.operator)),
         "sigma_y": describe_sigma(float(measurement.sigma_y)),
         "denoiser": describe_prior(prior),

@@ -117,7 +117,8 @@ def open_folder(
     Args:
         path: the folder.
         program: how the script is called; only its own folders are written into.
-        settings: everything that decides the numbers, beside the environment.
+        settings: everything that decides the numbers, beside the environment. Files count by their name, as their path
+            is another from elsewhere; digests of what they hold belong to the settings too.
         command: what makes these results again.
         resume: go on with what an interrupted run of the same settings has left; None if the script cannot.
         overwrite: remove what an earlier run of the program has written there, and nothing else.
@@ -129,7 +130,7 @@ def open_folder(
     """
     if resume and overwrite:
         raise UserError("--resume goes on with results and --overwrite removes them; give one of them.")
-    settings = json.loads(json.dumps({**settings, "environment": environment()}, default=str))
+    settings = json.loads(json.dumps({**settings, "environment": environment()}, default=_name))
     config = path / "config.json"
     known = claim_folder(path, program, inputs=inputs, clear=overwrite)
     if known and config.exists():
@@ -164,6 +165,10 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
             return dict(stored)
     except Exception as error:  # a damaged archive raises many types
         raise UserError(f"{path} is damaged; remove it and its part is made again.") from error
+
+
+def _name(value: Any) -> str:
+    return value.resolve().name if isinstance(value, Path) else str(value)
 
 
 def _read_settings(config: Path) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def run(prior, *arguments):
     main(["restore", *arguments, "--prior", prior, "--steps", "4", "--samples", "2"])
 
 
-def test_inpainting_fills_the_hole_and_nothing_else(prior, folder, capsys):
+def test_inpainting_fills_the_hole_and_nothing_else(prior, folder, capsys, monkeypatch):
     run(prior, "photo.png", "--mask", "mask.png")
     out = folder / "results" / "photo-inpaint"
     said = capsys.readouterr().out
@@ -92,6 +92,12 @@ def test_inpainting_fills_the_hole_and_nothing_else(prior, folder, capsys):
     before = (out / "samples" / "samples.npz").read_bytes()
     run(prior, "photo.png", "--mask", "mask.png", "--resume")
     assert (out / "samples" / "samples.npz").read_bytes() == before
+    # Also from elsewhere, where the paths are others.
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    run(prior, "../photo.png", "--mask", str(folder / "mask.png"), "--out", "../results/photo-inpaint", "--resume")
+    assert (out / "samples" / "samples.npz").read_bytes() == before
+    monkeypatch.chdir(folder)
     with pytest.raises(SystemExit):
         run(prior, "photo.png", "--mask", "mask.png", "--resume", "--invert-mask")
     assert "invert_mask" in capsys.readouterr().err
