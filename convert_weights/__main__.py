@@ -19,7 +19,9 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m conve
         import tyro
 
         from convert_weights.commands import Command
+        from jaxdiff.errors import check_file_names
 
+        check_file_names(sys.argv[1:] if arguments is None else arguments)
         command = tyro.cli(
             Command,
             prog=program,

@@ -4,6 +4,7 @@ import difflib
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 INTERRUPTED = "the same command with --resume goes on where this one stopped; --overwrite would start anew"
@@ -52,6 +53,13 @@ def start_devices() -> None:
     except (RuntimeError, AssertionError) as error:
         reason = (str(error).strip().splitlines() or ["there is none of the kind asked for"])[0].rstrip(".")
         raise UserError(f"JAX cannot start its devices ({reason}); JAX_PLATFORMS=cpu takes the CPU.") from error
+
+
+def check_file_names(arguments: Sequence[str]) -> None:
+    """Refuses the name of a file that reads like a flag."""
+    for word in arguments:
+        if word.startswith("-") and Path(word).exists():
+            raise UserError(f"{word} reads like a flag; ./{word} names the file.")
 
 
 def check_positive(**numbers: int | str | None) -> None:

@@ -14,7 +14,10 @@ from typing import Annotated
 import tyro
 
 from jaxdiff.cli.request import Export, Restore
-from jaxdiff.errors import INTERRUPTED, exit_on_user_error
+from jaxdiff.errors import INTERRUPTED, check_file_names, exit_on_user_error
+
+NOTHING = "nothing was written"
+"""What to say after Ctrl-C where a command leaves nothing."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ def main(arguments: list[str] | None = None) -> None:
         from convert_weights.__main__ import main as convert
 
         sys.exit(convert(arguments[1:], program="jaxdiff convert"))
+    with exit_on_user_error(NOTHING):
+        check_file_names(arguments)
     command = tyro.cli(
         Command,  # pyright: ignore[reportArgumentType]
         prog="jaxdiff",
@@ -55,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
         args=arguments,
         config=(tyro.conf.PositionalRequiredArgs, tyro.conf.FlagCreatePairsOff),
     )
-    with exit_on_user_error(INTERRUPTED if type(command) is Restore else "nothing was written"):
+    with exit_on_user_error(INTERRUPTED if type(command) is Restore else NOTHING):
         run(command)
 
 

@@ -1,5 +1,6 @@
 """What hurried users do: folders given twice, flags at their limits, interrupts and full memories."""
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -174,3 +175,12 @@ def test_a_start_time_that_no_prior_has_is_refused_by_every_method(method, start
         return
     with pytest.raises(UserError, match=f"start time must be between 0 and 999, got {start}"):
         make_run(method, "inpaint", *small_problem(), 20, HyperParameters(start=start))
+
+
+@pytest.mark.parametrize("program", [main, convert])
+def test_the_name_of_a_file_that_reads_like_a_flag_is_told_apart(home, capsys, program):
+    (home / "empty" / "-x.png").write_bytes(b"")
+    with pytest.raises(SystemExit) as ended:
+        sys.exit(program([{main: "restore", convert: "unet"}[program], "-x.png", "out"]))
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: -x.png reads like a flag; ./-x.png names the file.\n"
