@@ -1,1 +1,1 @@
-"""PyTorch checkpoints to Flax priors and back, on the command line: `python -m convert_weights --help`."""
+"""Checkpoints of other libraries to Flax priors and back, on the command line: `python -m convert_weights --help`."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "python -m convert_weights") -> int:
-    """Run one subcommand, and return the exit code.
+    """Run one subcommand, `convert` if none is named, and return the exit code.
 
     Args:
         arguments: those of the command line by default.
@@ -18,15 +18,18 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m conve
         # Importing JAX takes seconds, in which Ctrl-C should not end in a traceback either.
         import tyro
 
-        from convert_weights.commands import Command
+        from convert_weights.commands import NAMES, Command
         from jaxdiff.errors import check_file_names
 
-        check_file_names(sys.argv[1:] if arguments is None else arguments)
+        arguments = list(sys.argv[1:] if arguments is None else arguments)
+        check_file_names(arguments)
+        if arguments and arguments[0] not in (*NAMES, "-h", "--help"):
+            arguments.insert(0, "convert")
         command = tyro.cli(
             Command,
             prog=program,
             args=arguments,
-            description="PyTorch checkpoints to priors of jaxdiff, and back.",
+            description="Checkpoints of other libraries to priors of jaxdiff, and back.",
             config=(tyro.conf.FlagCreatePairsOff,),
         )
         command.run()

@@ -6,8 +6,11 @@ training. A network is known by a few names of its tensors, wherever they stand 
 
 import re
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from convert_weights.torch_pickle import Placeholder, TensorView
 
@@ -28,6 +31,20 @@ MAX_PLACE = 1000
 INSERTED = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 
+class Stored(NamedTuple):
+    """What a file describes.
+
+    Attributes:
+        content: dictionaries and lists, nested, with `TensorView`s in them.
+        load: reads the numbers of some of these tensors.
+        files: all files of it.
+    """
+
+    content: object
+    load: Callable[[Views], dict[str, np.ndarray]]
+    files: tuple[Path, ...]
+
+
 class Found(NamedTuple):
     """The weights of a network: its tensors by name, where they were, and where others were that were not taken."""
 
@@ -35,6 +52,11 @@ class Found(NamedTuple):
     wrapper: str
     averaged: bool
     others: tuple[str, ...] = ()
+
+
+def has_marks(content: object, marks: tuple[str, ...]) -> bool:
+    """Tells whether there are tensors of these names, under any prefix."""
+    return any(True for _, views in _containers(content) for _ in _prefixed(views, marks))
 
 
 def find_weights(content: object, marks: tuple[str, ...], wrapper: str | None = None) -> Found:
@@ -56,7 +78,7 @@ def find_weights(content: object, marks: tuple[str, ...], wrapper: str | None = 
         raise ValueError("holds a latent diffusion model: its network knows codes of pictures, not pictures")
     candidates = _distinct(_candidates(containers, marks))
     if not candidates:
-        raise ValueError(_nothing(containers, marks, content))
+        raise ValueError(nothing_found(content, f"this kind of network: `{marks[0]}` is missing, under any prefix"))
     if wrapper is not None:
         return _asked_for(candidates, wrapper.strip("."))
     averaged = [found for found in candidates if found.averaged]
@@ -166,8 +188,11 @@ def _averages(containers: list[tuple[str, dict[str, TensorView]]]) -> str:
     return next((place.partition("._")[0] for place, view in places if view.shape and _is_average(place)), "")
 
 
-def _nothing(containers: list[tuple[str, dict[str, TensorView]]], marks: tuple[str, ...], content: object) -> str:
-    names = [f"{place}.{key}".strip(".") for place, views in containers for key in views]
+def nothing_found(content: object, sought: str) -> str:
+    """Says what the content of a file is that does not hold what is sought; continues the name of the file."""
+    if isinstance(content, TensorView):
+        return "holds a tensor, not a dict of named tensors"
+    names = [f"{place}.{key}".strip(".") for place, views in _containers(content) for key in views]
     if any("_parameters." in name for name in names):
         return "holds a module as a whole, not its weights by name; save its state_dict() instead"
     if not names:
@@ -176,4 +201,4 @@ def _nothing(containers: list[tuple[str, dict[str, TensorView]]], marks: tuple[s
         return f"holds no tensors; it is {kind}" + (f" with {keys}" if keys else "")
     more = f" and {len(names) - 4:,} more" if len(names) > 4 else ""
     listed = ", ".join(f"`{name}`" for name in names[:4])
-    return f"does not hold this kind of network: `{marks[0]}` is missing, under any prefix; it has {listed}{more}"
+    return f"does not hold {sought}; it has {listed}{more}"

@@ -7,23 +7,23 @@ of storages, then every storage as its length (8 bytes) and its numbers, little-
 """
 
 import io
-import math
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 
 import numpy as np
 
-from convert_weights.state_dict import Found, find_weights
-from convert_weights.torch_pickle import Storage, TensorView, Unpickled, unpickle
+from convert_weights.arrays import load_arrays
+from convert_weights.state_dict import Stored, Views
+from convert_weights.torch_pickle import Storage, unpickle
 from jaxdiff.disk import write_atomically
 
 MAX_PICKLE_BYTES = 2**24
 MAX_EXPANSION = 10
-MAX_SAFETENSORS_HEADER = 10**8
 
 # What the legacy format starts with: protocol 2 and the number 0x1950a86a20f9469cfc6c.
 LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")
@@ -33,57 +33,24 @@ LEGACY_VERSION = 1001
 DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError, UnicodeError, OverflowError)
 
 
-Finder = Callable[[Unpickled], Found]
-
-
-class Checkpoint(NamedTuple):
-    """The tensors of a network in a checkpoint.
-
-    Attributes:
-        tensors: read-only arrays in the file's own precision (bfloat16 as `ml_dtypes.bfloat16`), by their names in
-            the network. Tensors that share a storage share memory.
-        wrapper: where in the file they are, such as `ema.module`; "" at the top.
-        averaged: whether they are averages over the training.
-        others: where other weights of such a network are, which were not taken.
-    """
-
-    tensors: dict[str, np.ndarray]
-    wrapper: str
-    averaged: bool = False
-    others: tuple[str, ...] = ()
-
-    def says(self) -> str:
-        """One line on which weights these are."""
-        place = f"taken from `{self.wrapper}`" if self.wrapper else "taken from the top of the file"
-        average = ", averages over the training" if self.averaged else ""
-        others = ", ".join(f"`{other or '.'}`" for other in self.others)
-        return f"weights: {place}{average}{f'; not taken: {others}' if others else ''}"
-
-
-def read_checkpoint(path: str | Path, marks: tuple[str, ...], wrapper: str | None = None) -> Checkpoint:
-    """Read the weights of one network from a PyTorch checkpoint into numpy, without PyTorch.
-
-    Args:
-        path: a file written by `torch.save`, of any version since 0.4.
-        marks: names of tensors by which the network is known, under any prefix, in any dictionary or list.
-        wrapper: which weights to take, where there are several; by default the averaged ones.
+def open_torch_file(path: Path) -> Stored:
+    """Reads what a file of `torch.save` describes, without PyTorch; of any version since 0.4.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: not a readable checkpoint, its pickle asks for what runs programs, or it does not say which
-            weights to take.
+        ValueError: not a readable checkpoint, or its pickle asks for what runs programs.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise FileNotFoundError(f"{path} is a folder, not a file written by torch.save")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file")
-    find = partial(_find, path=path, marks=marks, wrapper=wrapper)
-    try:
+    with damage_told(path):
         if _is_legacy(path):
-            return _read_legacy(path, find)
+            return _open_legacy(path)
         with zipfile.ZipFile(path) as archive:
-            return _read_archive(archive, path, find)
+            return _open_archive(archive, path)
+
+
+@contextmanager
+def damage_told(path: Path) -> Iterator[None]:
+    """Says of which file the damage is that reading comes upon."""
+    try:
+        yield
     except DAMAGE as error:
         raise ValueError(
             f"{path} is truncated or damaged ({error}); delete it, and download or copy it again"
@@ -113,20 +80,13 @@ def write_checkpoint(tensors: dict[str, np.ndarray], path: Path) -> None:
         raise OSError(f"{path} cannot be written: {error}") from error
 
 
-def _find(unpickled: Unpickled, path: Path, marks: tuple[str, ...], wrapper: str | None) -> Found:
-    try:
-        return find_weights(unpickled.content, marks, wrapper)
-    except ValueError as error:
-        raise ValueError(f"{path} {error}") from error
-
-
 def _is_legacy(path: Path) -> bool:
     with path.open("rb") as file:
         head = file.read(64)
     if head.startswith(LEGACY_MAGIC):
         return True
     if not head.startswith(b"PK"):
-        raise ValueError(f"{path} is not a PyTorch checkpoint: it is {_what_it_is(head)}")
+        raise ValueError(f"{path} is neither a PyTorch checkpoint nor a safetensors file: it is {_what_it_is(head)}")
     return False
 
 
@@ -135,12 +95,12 @@ def _what_it_is(head: bytes) -> str:
         return "a web page, so its download failed"
     if head.startswith(b"version https://git-lfs"):
         return "a pointer of Git LFS to the file; `git lfs pull` fetches the file itself"
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < MAX_SAFETENSORS_HEADER:
-        return "a safetensors file; torch.save(safetensors.torch.load_file(FILE), OUT) makes one"
-    return "no zip archive" if head else "empty, so its download failed"
+    if len(head) < 16:
+        return f"{len(head)} bytes long" if head else "empty, so its download failed"
+    return "of another kind"
 
 
-def _read_legacy(path: Path, find: Finder) -> Checkpoint:
+def _open_legacy(path: Path) -> Stored:
     with path.open("rb") as file:
         head = io.BytesIO(file.read(MAX_PICKLE_BYTES))
         _, version, _ = (unpickle(head, path).content for _ in range(3))
@@ -149,19 +109,26 @@ def _read_legacy(path: Path, find: Finder) -> Checkpoint:
         unpickled = unpickle(head, path)
         keys = unpickle(head, path).content
         file.seek(head.tell())
-        storages = _read_storages(file, keys, unpickled.storages, path)
-    found = find(unpickled)
-    tensors = {
-        name: _array(view, storages[view.storage.key], False, f"{path}: `{name}`") for name, view in found.views.items()
-    }
-    return Checkpoint(tensors, found.wrapper, found.averaged, found.others)
+        places = _find_storages(file, keys, unpickled.storages, path)
+
+    def load(views: Views) -> dict[str, np.ndarray]:
+        with path.open("rb") as file:
+            return load_arrays(views, lambda storage, name: _read_at(file, places[storage.key], storage), False, path)
+
+    return Stored(unpickled.content, load, (path,))
 
 
-def _read_storages(file: IO[bytes], keys: object, declared: dict[str, Storage], path: Path) -> dict[str, bytes]:
+def _read_at(file: IO[bytes], place: int, storage: Storage) -> bytes:
+    file.seek(place)
+    return file.read(storage.numel * storage.dtype.itemsize)
+
+
+def _find_storages(file: IO[bytes], keys: object, declared: dict[str, Storage], path: Path) -> dict[str, int]:
+    """Where the numbers of every storage begin."""
     if not isinstance(keys, list) or sorted(map(repr, keys)) != sorted(map(repr, declared)):
         raise ValueError(f"{path} is damaged: its list of storages is not that of its tensors")
     left = path.stat().st_size - file.tell()
-    storages = {}
+    places = {}
     for key in keys:
         length = int.from_bytes(file.read(8), "little")
         size = declared[key].numel * declared[key].dtype.itemsize
@@ -171,56 +138,41 @@ def _read_storages(file: IO[bytes], keys: object, declared: dict[str, Storage], 
                 f"{path} is truncated or damaged (storage {key!r} has {length:,} numbers, its pickle declares "
                 f"{declared[key].numel:,}); delete it, and download or copy it again"
             )
-        storages[key] = file.read(size)
+        places[key] = file.tell()
+        file.seek(size, io.SEEK_CUR)
     if left:
         raise ValueError(f"{path} is damaged: {left:,} bytes follow its last storage")
-    return storages
+    return places
 
 
-def _read_archive(archive: zipfile.ZipFile, path: Path, find: Finder) -> Checkpoint:
+def _open_archive(archive: zipfile.ZipFile, path: Path) -> Stored:
     entries = {entry.filename: entry for entry in archive.infolist()}
     pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise ValueError(f"{path} is not a PyTorch checkpoint: it is a zip without one data.pkl")
+    folder = pickles[0].removesuffix("data.pkl")
+    if any(name.startswith(f"{folder}code/") for name in entries):
+        raise ValueError(f"{path} is TorchScript, a program, which is not run; save the module's state_dict() instead")
     unpacked = sum(entry.file_size for entry in entries.values())
     if unpacked > MAX_EXPANSION * path.stat().st_size + MAX_PICKLE_BYTES:
         raise ValueError(f"{path} is refused: so small a file cannot hold {unpacked:,} bytes")
     if entries[pickles[0]].file_size > MAX_PICKLE_BYTES:
         raise ValueError(f"{path} is refused: its pickle exceeds {MAX_PICKLE_BYTES:,} bytes")
-    found = find(unpickle(io.BytesIO(archive.read(pickles[0])), path))
-    folder = pickles[0].removesuffix("data.pkl")
+    unpickled = unpickle(io.BytesIO(archive.read(pickles[0])), path)
     order = archive.read(f"{folder}byteorder") if f"{folder}byteorder" in entries else b"little"
     if order not in (b"little", b"big"):
         raise ValueError(f"{path} is refused: its byte order is {order[:20]!r}")
 
-    storages: dict[str, bytes] = {}
-    tensors = {}
-    for name, view in found.views.items():
-        key = view.storage.key
-        if key not in storages:
-            entry = entries.get(f"{folder}data/{key}")
-            if entry is None:
-                raise ValueError(f"{path} is damaged: the bytes of `{name}` are not in it")
-            storages[key] = archive.read(entry)
-        tensors[name] = _array(view, storages[key], order == b"big", f"{path}: `{name}`")
-    return Checkpoint(tensors, found.wrapper, found.averaged, found.others)
+    def load(views: Views) -> dict[str, np.ndarray]:
+        with damage_told(path), zipfile.ZipFile(path) as archive:
+            read = partial(_read_entry, archive, path, f"{folder}data/")
+            return load_arrays(views, read, order == b"big", path)
+
+    return Stored(unpickled.content, load, (path,))
 
 
-def _array(view: TensorView, data: bytes, big_endian: bool, name: str) -> np.ndarray:
-    dtype, numel = view.storage.dtype, view.storage.numel
-    if len(data) != numel * dtype.itemsize:
-        raise ValueError(
-            f"{name} is damaged: its storage has {len(data):,} bytes in the file, "
-            f"its pickle declares {numel:,} of {dtype}"
-        )
-    last = view.offset + sum((n - 1) * s for n, s in zip(view.shape, view.strides, strict=True))
-    if 0 not in view.shape and last >= numel:
-        raise ValueError(f"{name} is refused: it reaches outside its storage of {numel:,} numbers")
-    if math.prod(view.shape) == 0:
-        return np.zeros(view.shape, dtype)
-    words = np.frombuffer(data, f"u{dtype.itemsize}")
-    if big_endian:
-        words = words.byteswap()
-    strides = tuple(s * dtype.itemsize for s in view.strides)
-    offset = view.offset * dtype.itemsize
-    return np.ndarray(view.shape, dtype, words.data, offset, strides)
+def _read_entry(archive: zipfile.ZipFile, path: Path, folder: str, storage: Storage, name: str) -> bytes:
+    entry = archive.NameToInfo.get(f"{folder}{storage.key}")
+    if entry is None:
+        raise ValueError(f"{path} is damaged: the bytes of `{name}` are not in it")
+    return archive.read(entry)

@@ -17,7 +17,7 @@ import torch  # pyright: ignore[reportMissingImports]
 from azula.guidance.dps import DPSSampler  # pyright: ignore[reportMissingImports]
 from azula.plugins.adm import AblatedDenoiser  # pyright: ignore[reportMissingImports]
 
-from convert_weights.unet import to_torch
+from convert_weights.formats.guided_diffusion.names import to_torch
 from experiments.benchmark.programs import make_sampler, weights_of
 from experiments.benchmark.timing import (
     AZULA,

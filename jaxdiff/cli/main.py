@@ -2,7 +2,7 @@
 
 jaxdiff restore DAMAGED.png --mask MASK.png
 jaxdiff export DAMAGED.png --mask MASK.png
-jaxdiff convert unet CHECKPOINT.pt FOLDER
+jaxdiff convert CHECKPOINT FOLDER
 jaxdiff info
 jaxdiff list
 """

@@ -211,7 +211,7 @@ def read_config(directory: str | os.PathLike) -> PriorConfig:
     if not path.is_file():
         raise PriorError(
             f"{directory} is not a prior: it has no config.json. "
-            "`python -m convert_weights unet CHECKPOINT.pt FOLDER` makes one."
+            "`python -m convert_weights convert CHECKPOINT FOLDER` makes one."
         )
     with _blamed_on(path):
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -265,6 +265,14 @@ def _is_a(value: Any, declared: Any) -> bool:
     return isinstance(value, origin or declared)
 
 
+def prior_folder(name: str | os.PathLike) -> Path:
+    """Returns the folder of a shipped prior, given its name, or the folder that is named."""
+    directory = Path(name)
+    # A folder of photographs, or of results, may well be called photos.
+    shipped = not PRIOR_FOLDER.is_one(directory) and (SHIPPED / directory).is_dir()
+    return SHIPPED / directory if shipped else directory
+
+
 def load_prior(
     name: str | os.PathLike = "faces-32",
     *,
@@ -285,10 +293,7 @@ def load_prior(
             network needs labels.
         ValueError: if `dtype` is unknown.
     """
-    directory = Path(name)
-    # A folder of photographs, or of results, may well be called photos.
-    if not PRIOR_FOLDER.is_one(directory) and (SHIPPED / directory).is_dir():
-        directory = SHIPPED / directory
+    directory = prior_folder(name)
     if not directory.exists():
         shipped = ", ".join(sorted(p.name for p in SHIPPED.glob("*/")))
         published = directory.name in PUBLISHED
@@ -301,7 +306,7 @@ def load_prior(
         )
     if getattr(config.network, "num_classes", None) is not None:
         raise PriorError(
-            f"{directory} is class-conditional; `jaxdiff convert unet` with --label makes it the prior of one class."
+            f"{directory} is class-conditional; `jaxdiff convert` with --label makes it the prior of one class."
         )
     with _blamed_on(directory / "config.json"):
         config.make_schedule()

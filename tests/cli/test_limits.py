@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from convert_weights import commands
+from convert_weights import conversion
 from convert_weights.__main__ import main as convert
 from jaxdiff import disk
 from jaxdiff.chains import archive
@@ -117,7 +117,7 @@ def test_a_full_memory_is_a_sentence(said, home, tiny_prior, monkeypatch, capsys
 
     monkeypatch.setattr(restoring, "draw", full)
     assert ends(words("restore", tiny_prior), capsys) == (2, f"error: {said or 'out of memory.'}\n")
-    monkeypatch.setattr(commands, "read_checkpoint", full)
+    monkeypatch.setattr(conversion, "open_checkpoint", full)
     (home / "net.pt").write_bytes(b"PK")
     assert convert(["unet", str(home / "net.pt"), "prior"]) == 2
     assert capsys.readouterr().err == f"error: {said or 'out of memory.'}\n"

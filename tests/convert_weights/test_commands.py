@@ -16,8 +16,8 @@ import pytest
 
 import convert_weights.commands
 from convert_weights.__main__ import main
-from convert_weights.ffdnet import ffdnet_from_torch
-from convert_weights.unet import from_torch
+from convert_weights.formats.ffdnet import ffdnet_from_torch
+from convert_weights.formats.guided_diffusion.names import from_torch
 from jaxdiff.cli.main import main as restore
 from jaxdiff.images.files import write_image
 from jaxdiff.networks.unet import PUBLISHED
@@ -154,7 +154,7 @@ def test_target_variance_and_schedule_are_those_of_guided_diffusion_whatever_con
 
 
 def test_every_flag_is_told_as_given(work, capsys):
-    flags = ("--image-size", "16", "--num-head-channels", "16", "--norm-groups", "32", "--new-attention-order", "True")
+    flags = ("--image-size", "16", "--num-head-channels", "16", "--norm-groups", "32", "--attention-order", "new")
     lines, config = converted(capsys, *flags)
     assert config.network == replace(BLOCKS, new_attention_order=True)
     assert "  image size: 16, given" in lines
@@ -226,7 +226,7 @@ def bad(*arguments, sentence):
     ("arguments", "sentence"),
     [
         bad("unet", "none.pt", "prior", sentence="none.pt: there is no such file"),
-        bad("unet", "like/config.json", "prior", sentence="not a PyTorch checkpoint"),
+        bad("unet", "like/config.json", "prior", sentence="neither a PyTorch checkpoint nor"),
         bad("unet", "x.pt", "prior", sentence="its shapes do not show everything, and it is none of ffhq-256"),
         bad("unet", "x.pt", "prior", *LIKE, "--label", "1", sentence="--label is given, but the network is not class"),
         bad("unet", "x.pt", "prior", *LIKE, "--channels", "1", sentence="--channels 1 does not fit a network of 3"),

@@ -8,8 +8,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from convert_weights.architecture import infer_config
-from convert_weights.unet import from_torch, to_flax_layout, to_torch, torch_name, torch_shapes
+from convert_weights.formats.guided_diffusion.names import (
+    from_torch,
+    to_flax_layout,
+    to_torch,
+    torch_name,
+    torch_shapes,
+)
+from convert_weights.formats.guided_diffusion.shapes import infer_config
 from jaxdiff.networks.layers import AttentionBlock, Downsample, ResBlock, Upsample
 from jaxdiff.networks.precision import arithmetic
 from jaxdiff.networks.unet import (

@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 
-from convert_weights.torch_file import read_checkpoint
+from convert_weights.checkpoint import read_checkpoint
 
 # As `torch.save(..., _use_new_zipfile_serialization=False)` writes it, with shorter names of storages.
 HEAD = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e") + b"\x80\x02M\xe9\x03."

@@ -5,8 +5,8 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 
+from convert_weights.checkpoint import read_checkpoint
 from convert_weights.state_dict import find_weights
-from convert_weights.torch_file import read_checkpoint
 from convert_weights.torch_pickle import Storage, TensorView
 
 STORAGE = Storage("0", np.dtype(np.float32), 6)

@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from convert_weights.torch_file import read_checkpoint
+from convert_weights.checkpoint import read_checkpoint
 from tests.convert_weights.by_hand import SIX, Op, asm, call, name, storage, tensor, write
 
 
@@ -243,17 +243,16 @@ def test_other_files_are_named_for_what_they_are(tmp_path):
         read_state_dict(tmp_path / "none.pt")
     with pytest.raises(FileNotFoundError, match="is a folder"):
         read_state_dict(tmp_path)
-    safetensors = (2).to_bytes(8, "little") + b"{}"
     for other, what in (
         (b"\n<!DOCTYPE html><title>Quota exceeded</title>", "a web page, so its download failed"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "a pointer of Git LFS.*`git lfs pull`"),
-        (safetensors, "a safetensors file"),
+        (b"\x05{}", "3 bytes long"),
         (b"", "empty"),
-        (b"\x89PNG", "no zip archive"),
-        (pickle.dumps({"a": 1}), "no zip archive"),
+        (b"\x89PNG" + bytes(20), "of another kind"),
+        (pickle.dumps({"a": 1}), "of another kind"),
     ):
         (tmp_path / "other.pt").write_bytes(other)
-        with pytest.raises(ValueError, match=f"not a PyTorch checkpoint: it is {what}"):
+        with pytest.raises(ValueError, match=f"neither a PyTorch checkpoint nor a safetensors file: it is {what}"):
             read_state_dict(tmp_path / "other.pt")
     with zipfile.ZipFile(tmp_path / "other.pt", "w") as archive:
         archive.writestr("readme.txt", "hello")
@@ -261,10 +260,16 @@ def test_other_files_are_named_for_what_they_are(tmp_path):
         read_state_dict(tmp_path / "other.pt")
 
 
+def test_torchscript_is_not_run(tmp_path):
+    path = write(tmp_path / "x.pt", {"a": tensor()}, extra={"code/__torch__.py": "import os", "constants.pkl": b"N."})
+    with pytest.raises(ValueError, match=r"is TorchScript, a program, which is not run; save the module's state_dict"):
+        read_state_dict(path)
+
+
 def test_reading_needs_no_torch(tmp_path):
     path = write(tmp_path / "x.pt", {"a": tensor()})
     code = (
-        "import sys; from convert_weights.torch_file import read_checkpoint;"
+        "import sys; from convert_weights.checkpoint import read_checkpoint;"
         f"assert list(read_checkpoint({str(path)!r}, ('a',)).tensors) == ['a']; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

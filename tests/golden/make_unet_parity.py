@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from convert_weights.unet import torch_shapes
+from convert_weights.formats.guided_diffusion.names import torch_shapes
 from jaxdiff.networks.unet import UNetConfig
 
 PATH = Path(__file__).with_name("unet_parity.npz")

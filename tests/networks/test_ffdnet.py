@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from convert_weights.ffdnet import ffdnet_from_torch
+from convert_weights.formats.ffdnet import ffdnet_from_torch
 from jaxdiff.networks.ffdnet import FFDNet, FFDNetConfig
 from jaxdiff.priors.storage import PriorConfig, PriorError, load_prior, save_prior, with_parameters
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from convert_weights.unet import from_torch
+from convert_weights.formats.guided_diffusion.names import from_torch
 from jaxdiff import DPS, Denoiser, DPSNorm, Measurement, sample
 from jaxdiff.networks.unet import FFHQ_256, UNet
 from jaxdiff.operators import Mask

@@ -1,72 +1,30 @@
 """Checkpoints of guided-diffusion as priors: what the file does not say is given, known or the default, and told."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from convert_weights.architecture import UNSEEN, infer_config
-from convert_weights.unet import from_torch
+from convert_weights.formats.base import Choices, Converted, Format, Tensors
+from convert_weights.formats.guided_diffusion.names import from_torch
+from convert_weights.formats.guided_diffusion.shapes import COUNTS, UNSEEN, infer_config
 from jaxdiff.networks.unet import PUBLISHED, UNetConfig
-from jaxdiff.priors.denoiser import Target, Variance
-from jaxdiff.priors.storage import NetworkConfig, PriorConfig
-
-Tensors = Mapping[str, np.ndarray]
+from jaxdiff.priors.storage import PriorConfig, prior_folder, read_config
 
 COLOURS = 3
 DEFAULT = "guided-diffusion's default"
 
 
-@dataclass(frozen=True)
-class Choices:
-    """What a checkpoint's tensors do not show."""
-
-    image_size: int | None = None
-    """Height and width that the network was trained at, in pixels."""
-    num_heads: int | None = None
-    """Attention heads, the same number in every block."""
-    num_head_channels: int | None = None
-    """Channels per attention head; instead of --num-heads."""
-    norm_groups: int | None = None
-    """Groups of every group norm; 32 by default."""
-    new_attention_order: bool | None = None
-    """True for a network trained with use_new_attention_order."""
-    schedule: Literal["linear", "cosine"] = "linear"
-    """The noise schedule, of 1000 times."""
-    target: Target = "epsilon"
-    """What the network predicts."""
-    variance: Variance | None = None
-    """Variance of an ancestral step; by default learned_range if the network has outputs for it, else fixed_large."""
-    label: int | None = None
-    """Class of a class-conditional network: the prior is that of this class."""
-    channels: int | None = None
-    """Confirms that a network is for pictures of so many channels, where that is not 3; only the library takes them."""
-    weights: str | None = None
-    """Where in the file the weights are, if there are several, such as ema; by default the averaged ones."""
-
-    def unseen(self) -> dict[str, int]:
-        """The facts about the architecture that are given."""
-        if self.num_heads is not None and self.num_head_channels is not None:
-            raise ValueError("--num-heads and --num-head-channels exclude each other")
-        return {name: value for name in UNSEEN if (value := getattr(self, name)) is not None}
-
-
-def guided_diffusion_prior(
-    tensors: Tensors, like: NetworkConfig | None, choices: Choices
-) -> tuple[dict[str, np.ndarray], PriorConfig]:
-    """Makes a prior's weights and configuration of a state dict.
-
-    Args:
-        tensors: the state dict.
-        like: the network of a prior that shares what shapes do not show.
-        choices: what was given.
+def convert_guided_diffusion(tensors: Tensors, choices: Choices, folder: Path) -> Converted:
+    """Makes a prior of a state dict of guided-diffusion; see `convert_weights.formats.base.Format`.
 
     Raises:
         ValueError: if something does not fit, is not known, or makes no prior of pictures.
     """
-    assert like is None or isinstance(like, UNetConfig)
-    network = infer_config({name: tensor.shape for name, tensor in tensors.items()}, like, choices.unseen())
+    like = None if choices.config is None else known_config(choices.config)
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    network = infer_config(shapes, None if like is None else _unet(like, str(choices.config)), _given(choices))
     _check_channels(network, choices.channels)
     weights = from_torch(tensors, network)
     network = _of_one_class(weights, network, choices.label)
@@ -74,7 +32,62 @@ def guided_diffusion_prior(
     variance = choices.variance or ("learned_range" if learned else "fixed_large")
     if learned != (variance == "learned_range"):
         raise ValueError(f"--variance {variance} does not fit {network.out_channels} outputs of the network")
-    return weights, PriorConfig(network, {"kind": choices.schedule}, choices.target, variance)
+    config = PriorConfig(network, {"kind": choices.schedule or "linear"}, choices.target or "epsilon", variance)
+    return Converted(weights, config, _what_was_taken(config, like, choices))
+
+
+GUIDED_DIFFUSION = Format(
+    name="guided-diffusion",
+    network="a UNet of guided-diffusion",
+    marks=("time_embed.0.weight",),
+    choices=(
+        *("config", "image_size", "num_heads", "num_head_channels", "norm_groups", "attention_order"),
+        *("schedule", "target", "variance", "label", "channels"),
+    ),
+    convert=convert_guided_diffusion,
+)
+
+
+def known_config(name: str) -> PriorConfig:
+    """Returns the configuration of a published network, a shipped prior, or the folder of one.
+
+    Raises:
+        ValueError: if there is none, or it is no UNet that guided-diffusion could have.
+    """
+    if name in PUBLISHED:
+        return PriorConfig(PUBLISHED[name])
+    folder = prior_folder(name)
+    if not folder.is_dir():
+        raise ValueError(f"--config {name} is neither the folder of a prior nor one of {', '.join(PUBLISHED)}")
+    config = read_config(folder)
+    check_expressible(config, name)
+    return config
+
+
+def check_expressible(config: PriorConfig, name: str) -> None:
+    """Refuses a network that guided-diffusion does not have.
+
+    Raises:
+        ValueError: saying what it has.
+    """
+    network = _unet(config, name)
+    if network.patch > 1 or not network.middle_attention:
+        raise ValueError(f"{name} holds a UNet with blocks of pixels or without attention; guided-diffusion has none")
+
+
+def _unet(config: PriorConfig, name: str) -> UNetConfig:
+    if not isinstance(config.network, UNetConfig):
+        raise ValueError(f"{name} holds a network of kind {config.kind}, not a UNet of guided-diffusion")
+    return config.network
+
+
+def _given(choices: Choices) -> dict[str, Any]:
+    """The facts about the architecture that are given."""
+    if choices.num_heads is not None and choices.num_head_channels is not None:
+        raise ValueError("--num-heads and --num-head-channels exclude each other")
+    given = {name: value for name in COUNTS if (value := getattr(choices, name)) is not None}
+    order = choices.attention_order
+    return given if order is None else given | {"new_attention_order": order == "new"}
 
 
 def _check_channels(network: UNetConfig, confirmed: int | None) -> None:
@@ -107,7 +120,7 @@ def _of_one_class(weights: dict[str, np.ndarray], network: UNetConfig, label: in
     return replace(network, num_classes=None)
 
 
-def what_was_taken(config: PriorConfig, like: PriorConfig | None, choices: Choices) -> list[str]:
+def _what_was_taken(config: PriorConfig, like: PriorConfig | None, choices: Choices) -> list[str]:
     """Says in a line each what was taken for what, and why."""
     network, kind = config.network, config.schedule["kind"]
     assert isinstance(network, UNetConfig)
@@ -116,10 +129,9 @@ def what_was_taken(config: PriorConfig, like: PriorConfig | None, choices: Choic
     order = "new" if network.new_attention_order else "legacy"
     why = {name: _why(name, network, like, choices) for name in UNSEEN}
     lines = [
-        f"target: {config.target}, {DEFAULT if choices.target == Choices.target else 'given'}",
+        f"target: {config.target}, {'given' if choices.target else DEFAULT}",
         f"variance: {config.variance}, {'given' if choices.variance else 'by the number of outputs'}",
-        f"schedule: {kind}, {config.make_schedule().num_times} times, "
-        f"{DEFAULT if choices.schedule == Choices.schedule else 'given'}",
+        f"schedule: {kind}, {config.make_schedule().num_times} times, {'given' if choices.schedule else DEFAULT}",
         f"image size: {network.image_size}, {why['image_size']}",
         f"attention heads: {size}, {why[heads]}; {order} order, {why['new_attention_order']}",
         f"norm groups: {network.norm_groups}, {why['norm_groups']}",
@@ -131,7 +143,7 @@ def what_was_taken(config: PriorConfig, like: PriorConfig | None, choices: Choic
 
 def _why(name: str, network: UNetConfig, like: PriorConfig | None, choices: Choices) -> str:
     """Says where a fact that shapes do not show comes from."""
-    if getattr(choices, name) is not None:
+    if name in _given(choices):
         return "given"
     if like is not None and getattr(like.network, name) == getattr(network, name):
         return "as --config has"

@@ -6,10 +6,13 @@ References:
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
+from convert_weights.formats.base import Choices, Converted, Format, Tensors
 from jaxdiff.networks.ffdnet import FFDNetConfig
+from jaxdiff.priors.storage import PriorConfig
 
 
 def ffdnet_from_torch(tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], FFDNetConfig]:
@@ -45,3 +48,24 @@ def _checked(tensors: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...
     if tensor.shape != shape or tensor.dtype != np.float32:
         raise ValueError(f"`{name}` is {tensor.dtype} {tensor.shape}, a colour FFDNet has float32 {shape}")
     return tensor
+
+
+def convert_ffdnet(tensors: Tensors, choices: Choices, folder: Path) -> Converted:
+    """Makes a prior of the state dict of a colour FFDNet; see `convert_weights.formats.base.Format`."""
+    weights, network = ffdnet_from_torch(tensors)
+    config = PriorConfig(network, target="x0", variance="fixed_small")
+    taken = [
+        "target: x0, for FFDNet removes the noise",
+        f"noise: sigma from 0 to {255 * network.max_sigma / 2:.0f} of 255",
+        f"schedule: linear, {config.make_schedule().num_times} times",
+    ]
+    return Converted(weights, config, taken)
+
+
+FFDNET = Format(
+    name="ffdnet",
+    network="a colour FFDNet",
+    marks=("0.weight", "2.weight", "4.weight"),
+    choices=(),
+    convert=convert_ffdnet,
+)

@@ -1,0 +1,8 @@
+"""The formats that are read, one file or folder each, and the table of them."""
+
+from convert_weights.formats.base import Format
+from convert_weights.formats.ffdnet import FFDNET
+from convert_weights.formats.guided_diffusion.config import GUIDED_DIFFUSION
+
+FORMATS: tuple[Format, ...] = (GUIDED_DIFFUSION, FFDNET)
+"""In the order in which a file is held against them."""
