@@ -17,6 +17,11 @@ from jaxdiff.priors.storage import PRIOR_FOLDER, save_prior
 
 BLOCK_BYTES = 2**20
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+INDEX = ".safetensors.index.json"
+SHARD = re.compile(r"-\d+-of-\d+\.")
+DIFFUSERS_NAME = "diffusion_pytorch_model"
+# Where a pipeline of diffusers keeps its network; averages over the training first.
+PARTS = ("unet_ema", "unet")
 
 
 def convert(source: Path, out_dir: Path, formats: Sequence[Format], choices: Choices, overwrite: bool) -> None:
@@ -35,30 +40,47 @@ def convert(source: Path, out_dir: Path, formats: Sequence[Format], choices: Cho
         ValueError: the file is damaged, of no such format, or something in it does not fit.
     """
     check_free(out_dir, overwrite, source)
-    file = open_checkpoint(find_file(source))
+    path, others = find_file(source)
+    file = open_checkpoint(path)
     form = recognise(file, formats)
-    form.check(choices)
+    with _in_file(path):
+        form.check(choices)
     checkpoint, said = read_single(file, form.marks, choices.weights)
-    with _in_file(file.path, checkpoint):
-        weights, config, taken = form.convert(checkpoint.tensors, choices, file.path.parent)
+    with _in_file(path, checkpoint.wrapper):
+        weights, config, taken = form.convert(checkpoint.tensors, choices, path.parent)
     config = replace(config, source={"format": form.name} | _source(file, checkpoint))
-    said = [f"taken for {form.network}, {file.path}", *said, *_averages_beside(file.path)]
+    said = [f"taken for {form.network}, {path}", *others, *said, *_averages_beside(path)]
     _save(out_dir, Converted(weights, config, [*said, *taken]), overwrite)
 
 
-def find_file(source: Path) -> Path:
-    """Returns the file that is given, or that with the weights in a folder.
+def find_file(source: Path) -> tuple[Path, list[str]]:
+    """Returns the file that is given, or that with the weights in a folder, and says which it did not take.
+
+    A folder of diffusers holds the model itself or, as a pipeline, in a folder of its own; there may be one of
+    averages over the training, files in several precisions, of which the highest is taken, and shards with an index.
 
     Raises:
-        FileNotFoundError: if there are none, or several.
+        FileNotFoundError: if there are none, or several of which none comes first.
     """
     if not source.is_dir():
-        return source
-    files = sorted(path for path in source.iterdir() if path.suffix in SUFFIXES and path.is_file())
-    if len(files) == 1:
-        return files[0]
-    found = ", ".join(path.name for path in files[:8]) or f"none that ends with {', '.join(SUFFIXES)}"
-    raise FileNotFoundError(f"{source} is a folder; give the file with the weights in it ({found})")
+        return source, []
+    parts = [part for part in PARTS if (source / part).is_dir()]
+    folder = source / parts[0] if parts else source
+    files = [path for path in sorted(folder.iterdir()) if path.is_file() and not SHARD.search(path.name)]
+    files = [path for path in files if path.suffix in SUFFIXES or path.name.endswith(INDEX)]
+    ranked = sorted(files, key=_rank)
+    if not files or (len(files) > 1 and not all(path.name.startswith(DIFFUSERS_NAME) for path in files)):
+        found = ", ".join(path.name for path in files[:8]) or f"none that ends with {', '.join(SUFFIXES)}"
+        raise FileNotFoundError(f"{folder} is a folder; give the file with the weights in it ({found})")
+    others = [*parts[1:], *(path.name for path in ranked[1:])]
+    return ranked[0], [f"not taken: {', '.join(others)}"] if others else []
+
+
+def _rank(path: Path) -> tuple[bool, int]:
+    """Files without a variant in their name, such as fp16, come first; then safetensors."""
+    name = path.name.removesuffix(".json").removesuffix(".index")
+    stem, _, suffix = name.rpartition(".")
+    return "." in stem, SUFFIXES.index(f".{suffix}")
 
 
 def recognise(file: OpenFile, formats: Sequence[Format]) -> Format:
@@ -102,12 +124,12 @@ def _averages_beside(path: Path) -> list[str]:
 
 
 @contextmanager
-def _in_file(path: Path, checkpoint: Checkpoint) -> Iterator[None]:
+def _in_file(path: Path, wrapper: str = "") -> Iterator[None]:
     """Says of which weights in which file an error is."""
     try:
         yield
     except ValueError as error:
-        place = f", `{checkpoint.wrapper}`" if checkpoint.wrapper else ""
+        place = f", `{wrapper}`" if wrapper else ""
         raise ValueError(f"{path}{place}: {error}") from error
 
 

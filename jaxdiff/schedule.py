@@ -72,6 +72,24 @@ def linear(num_times: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.
     return from_betas(np.linspace(beta_start, beta_end, num_times))
 
 
+def scaled_linear(num_times: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:
+    """A schedule whose `sqrt(beta)` is linear.
+
+    References:
+        Rombach et al., 2022, https://arxiv.org/abs/2112.10752 (latent diffusion).
+    """
+    return from_betas(np.linspace(beta_start**0.5, beta_end**0.5, num_times) ** 2)
+
+
+def sigmoid(num_times: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:
+    """A schedule whose `beta` goes from `beta_start` to `beta_end` as a sigmoid does from -6 to 6.
+
+    References:
+        Xu et al., 2022, https://arxiv.org/abs/2203.02923 (GeoDiff).
+    """
+    return from_betas(beta_start + (beta_end - beta_start) / (1 + np.exp(-np.linspace(-6, 6, num_times))))
+
+
 def cosine(num_times: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> Schedule:
     """The cosine schedule, `alpha_bar = cos^2((t / T + offset) / (1 + offset) pi / 2)`.
 

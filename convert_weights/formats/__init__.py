@@ -1,8 +1,9 @@
 """The formats that are read, one file or folder each, and the table of them."""
 
 from convert_weights.formats.base import Format
+from convert_weights.formats.diffusers.config import DIFFUSERS
 from convert_weights.formats.ffdnet import FFDNET
 from convert_weights.formats.guided_diffusion.config import GUIDED_DIFFUSION
 
-FORMATS: tuple[Format, ...] = (GUIDED_DIFFUSION, FFDNET)
+FORMATS: tuple[Format, ...] = (GUIDED_DIFFUSION, DIFFUSERS, FFDNET)
 """In the order in which a file is held against them."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from math import prod
 from typing import NamedTuple
 
-from convert_weights.formats.guided_diffusion.names import flax_shapes
+from convert_weights.formats.unet import flax_shapes
 from jaxdiff.networks.unet import UNetConfig
 
 _BLOCK = re.compile(r"(input|middle|output)_blocks?\.(\d+)\.(?:(\d+)\.)?(.*)")

@@ -11,7 +11,7 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, PRNGKeyArray
 
-from convert_weights.formats.guided_diffusion.names import flax_shapes
+from convert_weights.formats.unet import flax_shapes
 from experiments.benchmark.timing import CHAIN, OURS, SHARED, STEP, Case, Program, fastest
 from jaxdiff import DDPM, Denoiser, DPSNorm, Measurement, load_prior, sample, scale_zeta, time_grid
 from jaxdiff.networks.precision import Dtype

@@ -15,7 +15,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -23,7 +22,7 @@ from experiments.shared.problems import held_out_face
 from experiments.shared.setup import Config, Experiment
 from jaxdiff import DDPM, Denoiser, time_grid
 from jaxdiff.networks.blocks import space_to_depth
-from jaxdiff.networks.layers import ResBlock, timestep_embedding
+from jaxdiff.networks.layers import ResBlock
 from jaxdiff.operators import Operator
 from jaxdiff.runs.methods import Run
 from jaxdiff.runs.runner import draw
@@ -41,8 +40,7 @@ BATCH_SIZE = 16
 
 def innermost(network: Any, x_t: Float[Array, "n h w 3"], t: int) -> Float[Array, "n h2 w2 d"]:
     """Returns what the prior's UNet makes of noisy images where its resolution is lowest."""
-    embedding = network.time_embed_1(timestep_embedding(jnp.full(len(x_t), t), network.config.channels))
-    embedding = network.time_embed_2(nnx.silu(embedding))
+    embedding = network.embed(jnp.full(len(x_t), t))
     hidden = space_to_depth(x_t, network.config.patch)
     for block in (*network.input_blocks, network.middle_block):
         for layer in block:

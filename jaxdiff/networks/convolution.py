@@ -17,9 +17,9 @@ from jaxtyping import Array, Float
 _LABELS = ("NHWC", "HWIO", "NHWC")
 
 
-def _plain(x: Array, kernel: Array, stride: int, precision: lax.Precision | None) -> Array:
+def _plain(x: Array, kernel: Array, stride: int, precision: lax.Precision | None, after_only: bool = False) -> Array:
     # PyTorch pads both sides by k // 2 whatever the stride; "SAME" would not for stride 2.
-    padding = [(k // 2, k // 2) for k in kernel.shape[:2]]
+    padding = [(0 if after_only else k // 2, k // 2) for k in kernel.shape[:2]]
     return lax.conv_general_dilated(
         x, kernel, (stride, stride), padding, dimension_numbers=_LABELS, precision=precision
     )
@@ -53,6 +53,7 @@ def conv2d(
     kernel: Float[Array, "kh kw c d"],
     stride: int = 1,
     precision: lax.Precision | None = None,
+    after_only: bool = False,
 ) -> Float[Array, "n h2 w2 d"]:
     """Cross-correlates a batch with a kernel of odd size, zero-padded by half the kernel size.
 
@@ -64,6 +65,7 @@ def conv2d(
         kernel: of odd size.
         stride: 1 or 2.
         precision: of the products, forwards and backwards; the device's default if None.
+        after_only: for `stride = 2`, pad below and to the right alone.
 
     Raises:
         ValueError: if a kernel side is even.
@@ -71,14 +73,14 @@ def conv2d(
     if kernel.shape[0] % 2 == 0 or kernel.shape[1] % 2 == 0:
         raise ValueError(f"`kernel` must have odd sides, got {kernel.shape[:2]}.")
     if stride != 1:
-        return _plain(x, kernel, stride, precision)
+        return _plain(x, kernel, stride, precision, after_only)
     if kernel.shape[:2] == (1, 1):
         return lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())), precision=precision)
     return _same(x, kernel, precision)
 
 
 class Conv(nnx.Module):
-    """A convolution of odd size with zero padding of half that size, with bias."""
+    """A convolution of odd size with zero padding of half that size, with bias; see `conv2d`."""
 
     def __init__(
         self,
@@ -87,6 +89,7 @@ class Conv(nnx.Module):
         size: int = 3,
         *,
         stride: int = 1,
+        after_only: bool = False,
         zero: bool = False,
         dtype: Any,
         precision: jax.lax.Precision,
@@ -96,10 +99,12 @@ class Conv(nnx.Module):
         self.kernel = nnx.Param(init(rngs.params(), (size, size, in_channels, out_channels)))
         self.bias = nnx.Param(jnp.zeros(out_channels))
         self.stride = stride
+        self.after_only = after_only
         self.dtype = dtype
         self.precision = precision
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 d"]:
         """Convolves a batch."""
         kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
-        return conv2d(x.astype(self.dtype), kernel, self.stride, self.precision) + bias[None, None, None]
+        x = x.astype(self.dtype)
+        return conv2d(x, kernel, self.stride, self.precision, self.after_only) + bias[None, None, None]

@@ -11,12 +11,22 @@ from jaxdiff.networks.convolution import Conv
 from jaxdiff.networks.normalization import group_norm
 
 
-def timestep_embedding(t: Int[Array, " n"], width: int) -> Float[Array, "n width"]:
-    """Sinusoidal embedding of integer times: `[cos(t f), sin(t f)]` with `f = 10000^(-k / half)`."""
+def timestep_embedding(
+    t: Int[Array, " n"], width: int, *, shift: float = 0.0, sin_first: bool = False
+) -> Float[Array, "n width"]:
+    """Sinusoidal embedding of integer times: `[cos(t f), sin(t f)]` with `f = 10000^(-k / (half - shift))`.
+
+    Args:
+        t: the times.
+        width: numbers for each, `2 half`.
+        shift: 0 in guided-diffusion, 1 in DDPM: whether the last frequency is 1 / 10000.
+        sin_first: the sines before the cosines, as in DDPM.
+    """
     half = width // 2
-    frequencies = jnp.exp(-log(10000.0) * jnp.arange(half, dtype=jnp.float32) / half)
+    frequencies = jnp.exp(-log(10000.0) * jnp.arange(half, dtype=jnp.float32) / (half - shift))
     angles = t.astype(jnp.float32)[:, None] * frequencies[None]
-    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+    parts = [jnp.cos(angles), jnp.sin(angles)]
+    return jnp.concatenate(parts[::-1] if sin_first else parts, axis=-1)
 
 
 def _means_of_four(x: Array) -> Array:
@@ -38,12 +48,13 @@ _up.defvjp(lambda x: (_repeated(x), None), lambda _, gradient: (4 * _means_of_fo
 
 
 class GroupNorm(nnx.Module):
-    """Group norm with the statistics in float32 and `epsilon = 1e-5`, as PyTorch has it."""
+    """Group norm with the statistics in float32, as PyTorch has it."""
 
-    def __init__(self, channels: int, groups: int):
+    def __init__(self, channels: int, groups: int, epsilon: float):
         self.scale = nnx.Param(jnp.ones(channels))
         self.bias = nnx.Param(jnp.zeros(channels))
         self.groups = groups
+        self.epsilon = epsilon
 
     def __call__(
         self,
@@ -55,7 +66,7 @@ class GroupNorm(nnx.Module):
     ) -> Float[Array, "n *space c"]:
         """Computes `scale * norm(x) + shift`, and SiLU of it if `silu`."""
         scale, shift = self.scale[...][None] * scale, self.bias[...][None] * scale + shift
-        return group_norm(x, scale, shift, self.groups, silu=silu)
+        return group_norm(x, scale, shift, self.groups, silu=silu, epsilon=self.epsilon)
 
 
 class ResBlock(nnx.Module):
@@ -67,10 +78,10 @@ class ResBlock(nnx.Module):
 
     def __init__(self, config, width, out_width, *, resample=None, **products):
         emb_width = 4 * config.channels
-        self.in_norm = GroupNorm(width, config.norm_groups)
+        self.in_norm = GroupNorm(width, config.norm_groups, config.norm_epsilon)
         self.in_conv = Conv(width, out_width, **products)
         self.embed = nnx.Linear(emb_width, out_width * (2 if config.scale_shift_norm else 1), **products)
-        self.out_norm = GroupNorm(out_width, config.norm_groups)
+        self.out_norm = GroupNorm(out_width, config.norm_groups, config.norm_epsilon)
         self.out_conv = Conv(out_width, out_width, zero=True, **products)
         same = out_width == width
         self.skip = None if same else Conv(width, out_width, 1, **products)
@@ -99,7 +110,7 @@ class AttentionBlock(nnx.Module):
     """Multi-head self-attention over all pixels, with a residual connection."""
 
     def __init__(self, config, width, **products):
-        self.norm = GroupNorm(width, config.norm_groups)
+        self.norm = GroupNorm(width, config.norm_groups, config.norm_epsilon)
         self.qkv = nnx.Linear(width, 3 * width, **products)
         self.proj = nnx.Linear(width, width, kernel_init=nnx.initializers.zeros, **products)
         self.heads = config.heads(width)
@@ -126,10 +137,10 @@ class AttentionBlock(nnx.Module):
 
 
 class Downsample(nnx.Module):
-    """Halves the resolution by a strided convolution."""
+    """Halves the resolution by a strided convolution, padded on both sides or (`after_only`) below and to the right."""
 
-    def __init__(self, width, **products):
-        self.conv = Conv(width, width, stride=2, **products)
+    def __init__(self, width, *, after_only=False, **products):
+        self.conv = Conv(width, width, stride=2, after_only=after_only, **products)
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
         """Returns the smaller image."""

@@ -19,7 +19,6 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float
 
-_EPSILON = 1e-5
 _SLICES = 16
 _SATURATION = 30.0
 
@@ -77,23 +76,27 @@ def _group_means(sums: Array, pixels: int, groups: int) -> Array:
     return means.reshape(n, 1, channels)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _group_norm(x: Array, scale: Array, bias: Array, groups: int, silu: bool) -> Array:
-    return _forward(x, scale, bias, groups, silu)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def _group_norm(x: Array, scale: Array, bias: Array, groups: int, silu: bool, epsilon: float) -> Array:
+    return _forward(x, scale, bias, groups, silu, epsilon)[0]
 
 
-@partial(jax.jit, static_argnums=(3, 4))
-def _forward(x: Array, scale: Array, bias: Array, groups: int, silu: bool) -> tuple[Array, tuple[Array, ...]]:
+@partial(jax.jit, static_argnums=(3, 4, 5))
+def _forward(
+    x: Array, scale: Array, bias: Array, groups: int, silu: bool, epsilon: float
+) -> tuple[Array, tuple[Array, ...]]:
     means = lambda sums: _group_means(sums, x.shape[1], groups)
     full = x.astype(jnp.float32)
     mean = means(_sums(full))
-    std = jnp.sqrt(means(_sums(jnp.square(full - mean))) + _EPSILON)
+    std = jnp.sqrt(means(_sums(jnp.square(full - mean))) + epsilon)
     y = (full - mean) * (scale / std) + bias
     return jax.nn.silu(y) if silu else y, (x, scale, bias, mean, std)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _backward(groups: int, silu: bool, residuals: tuple[Array, ...], gradient: Array) -> tuple[Array, Array, Array]:
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _backward(
+    groups: int, silu: bool, epsilon: float, residuals: tuple[Array, ...], gradient: Array
+) -> tuple[Array, Array, Array]:
     x, scale, bias, mean, std = residuals
     means = lambda sums: _group_means(sums, x.shape[1], groups)
     centred = x.astype(jnp.float32) - mean
@@ -119,11 +122,12 @@ def group_norm(
     groups: int,
     *,
     silu: bool = False,
+    epsilon: float = 1e-5,
 ) -> Float[Array, "n *space c"]:
     r"""Brings every group of channels of every image to mean 0 and variance 1, then scales and shifts each channel.
 
     .. math::
-        z = (x - \bar x) / \sigma, \qquad \sigma = \sqrt{\mathrm{Var}[x] + 10^{-5}}, \qquad y = \gamma z + \beta
+        z = (x - \bar x) / \sigma, \qquad \sigma = \sqrt{\mathrm{Var}[x] + \epsilon}, \qquad y = \gamma z + \beta
 
     and SiLU of it, :math:`y / (1 + e^{-y})`, if asked for. With `g` the gradient in `y`, that in `x` is
 
@@ -135,6 +139,7 @@ def group_norm(
         bias: :math:`\beta`, for all images or for each.
         groups: number of groups, which divides `c`.
         silu: whether SiLU follows.
+        epsilon: :math:`\epsilon`, what keeps a group of equal values finite; PyTorch's default.
 
     Returns:
         the result in float32.
@@ -144,5 +149,5 @@ def group_norm(
     """
     n, channels = x.shape[0], x.shape[-1]
     scale, bias = (jnp.broadcast_to(a, (n, channels))[:, None] for a in (scale, bias))
-    y: Any = _group_norm(x.reshape(n, -1, channels), scale, bias, groups, silu)
+    y: Any = _group_norm(x.reshape(n, -1, channels), scale, bias, groups, silu, epsilon)
     return y.reshape(x.shape)

@@ -1,9 +1,10 @@
-"""The guided-diffusion UNet in Flax NNX.
+"""The UNet of DDPM and guided-diffusion in Flax NNX.
 
 One network covers every public checkpoint of the family: the FFHQ-256 network that DPS uses, the OpenAI
-ImageNet networks, and the small prior that is shipped with this package.
+ImageNet networks, those of DDPM as diffusers has them, and the small prior that is shipped with this package.
 
 References:
+    Ho et al., 2020, https://arxiv.org/abs/2006.11239 (the UNet of DDPM).
     Dhariwal & Nichol, 2021, https://arxiv.org/abs/2105.05233 (the ADM architecture).
     Nichol & Dhariwal, 2021, https://arxiv.org/abs/2102.09672 (scale-shift norm, learned variance).
 """
@@ -24,12 +25,13 @@ from jaxdiff.networks.precision import Dtype, arithmetic
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """The architecture of a guided-diffusion UNet.
+    """The architecture of a UNet of DDPM or guided-diffusion.
 
     Args:
         image_size: height and width the network was trained at, in pixels.
         channels: width of the first level.
-        channel_mult: width of each level, as a multiple of `channels`; each level halves the resolution.
+        channel_mult: width of each level, as a multiple of `channels`, perhaps a fraction; each level halves the
+            resolution.
         num_res_blocks: residual blocks per level on the way down (one more on the way up).
         attention_resolutions: resolutions, in blocks of `patch` pixels, that have self-attention.
         num_heads: attention heads, used where `num_head_channels` is None.
@@ -44,6 +46,10 @@ class UNetConfig:
         patch: side of the blocks of pixels that the network sees as one; 1 in the public checkpoints.
         middle_attention: self-attention at the lowest resolution too, whatever `attention_resolutions` says. Without
             any attention the network is fully convolutional.
+        norm_epsilon: what is added to the variance in every group norm; 1e-6 in DDPM.
+        time_shift: `shift` of `jaxdiff.networks.layers.timestep_embedding`; 1 in DDPM.
+        time_sin_first: its order; True in DDPM.
+        pad_after_only: strided convolutions are padded below and to the right alone, as in DDPM.
 
     Raises:
         ValueError: if a width cannot be divided into norm groups or heads, or the image size into levels, or if there
@@ -52,7 +58,7 @@ class UNetConfig:
 
     image_size: int
     channels: int
-    channel_mult: tuple[int, ...]
+    channel_mult: tuple[int | float, ...]
     num_res_blocks: int
     attention_resolutions: tuple[int, ...]
     num_heads: int = 1
@@ -66,6 +72,10 @@ class UNetConfig:
     norm_groups: int = 32
     patch: int = 1
     middle_attention: bool = True
+    norm_epsilon: float = 1e-5
+    time_shift: float = 0.0
+    time_sin_first: bool = False
+    pad_after_only: bool = False
 
     def __post_init__(self) -> None:
         if not self.channel_mult or not 1 <= self.num_res_blocks <= 100:
@@ -81,14 +91,19 @@ class UNetConfig:
                 f"`image_size` must be a multiple of {self.size_factor} for {len(self.channel_mult)} levels{blocks}, "
                 f"got {self.image_size}."
             )
-        for mult in self.channel_mult:
-            if (width := mult * self.channels) % self.norm_groups:
+        for width in self.widths:
+            if width < 1 or width % self.norm_groups:
                 raise ValueError(f"`norm_groups` must divide every level's width, got {self.norm_groups} for {width}.")
 
     @property
     def size_factor(self) -> int:
         """What both sides of an image must be multiples of."""
         return self.patch * 2 ** (len(self.channel_mult) - 1)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each level."""
+        return tuple(round(mult * self.channels) for mult in self.channel_mult)
 
     def attends(self, level: int) -> bool:
         """Whether a level has self-attention."""
@@ -165,7 +180,7 @@ class UNet(nnx.Module):
         classes = config.num_classes
         self.label_embed = None if classes is None else nnx.Embed(classes, emb_width, rngs=rngs)
 
-        first, blocks = config.channels * config.channel_mult[0], config.patch**2
+        first, blocks = config.widths[0], config.patch**2
         self.input_blocks: nnx.List[Any] = nnx.List([nnx.List([Conv(config.in_channels * blocks, first, **products)])])
         widths, width = self._build_down(config, first, products)
         middle: list[nnx.Module] = [ResBlock(config, width, width, **products)]
@@ -174,15 +189,15 @@ class UNet(nnx.Module):
         self.middle_block = nnx.List([*middle, ResBlock(config, width, width, **products)])
         self.output_blocks: nnx.List[Any] = nnx.List()
         width = self._build_up(config, widths, width, products)
-        self.out_norm = GroupNorm(width, config.norm_groups)
+        self.out_norm = GroupNorm(width, config.norm_groups, config.norm_epsilon)
         self.out_conv = Conv(width, config.out_channels * blocks, zero=True, **products)
 
     def _build_down(self, config, width, products) -> tuple[list[int], int]:
         widths = [width]
-        for level, mult in enumerate(config.channel_mult):
+        for level, level_width in enumerate(config.widths):
             for _ in range(config.num_res_blocks):
-                block: list[nnx.Module] = [ResBlock(config, width, mult * config.channels, **products)]
-                width = mult * config.channels
+                block: list[nnx.Module] = [ResBlock(config, width, level_width, **products)]
+                width = level_width
                 if config.attends(level):
                     block.append(AttentionBlock(config, width, **products))
                 self.input_blocks.append(nnx.List(block))
@@ -191,17 +206,17 @@ class UNet(nnx.Module):
                 down = (
                     ResBlock(config, width, width, resample="down", **products)
                     if config.resblock_updown
-                    else Downsample(width, **products)
+                    else Downsample(width, after_only=config.pad_after_only, **products)
                 )
                 self.input_blocks.append(nnx.List([down]))
                 widths.append(width)
         return widths, width
 
     def _build_up(self, config, widths, width, products) -> int:
-        for level, mult in reversed(list(enumerate(config.channel_mult))):
+        for level, level_width in reversed(list(enumerate(config.widths))):
             for i in range(config.num_res_blocks + 1):
-                block: list[nnx.Module] = [ResBlock(config, width + widths.pop(), mult * config.channels, **products)]
-                width = mult * config.channels
+                block: list[nnx.Module] = [ResBlock(config, width + widths.pop(), level_width, **products)]
+                width = level_width
                 if config.attends(level):
                     block.append(AttentionBlock(config, width, **products))
                 if level and i == config.num_res_blocks:
@@ -243,8 +258,7 @@ class UNet(nnx.Module):
             ValueError: if a label is missing, unexpected, or the image size does not fit the levels.
         """
         self._check(x_t, label)
-        embedding = self.time_embed_1(timestep_embedding(t, self.config.channels))
-        embedding = self.time_embed_2(nnx.silu(embedding)).astype(jnp.float32)
+        embedding = self.embed(t)
         if self.label_embed is not None and label is not None:
             embedding = embedding + self.label_embed(label)
 
@@ -257,6 +271,12 @@ class UNet(nnx.Module):
             hidden = self._run(block, jnp.concatenate([hidden, stack.pop()], axis=-1), embedding)
         output = self.out_conv(self.out_norm(hidden, silu=True)).astype(jnp.float32)
         return depth_to_space(output, self.config.patch)
+
+    def embed(self, t: Int[Array, " n"]) -> Float[Array, "n e"]:
+        """Embeds times, as every block gets them."""
+        config = self.config
+        waves = timestep_embedding(t, config.channels, shift=config.time_shift, sin_first=config.time_sin_first)
+        return self.time_embed_2(nnx.silu(self.time_embed_1(waves))).astype(jnp.float32)
 
     def _run(self, block: nnx.List, x: Array, embedding: Array) -> Array:
         def run(x: Array, embedding: Array) -> Array:

@@ -26,7 +26,7 @@ from jaxdiff.networks.precision import Dtype
 from jaxdiff.networks.unet import PUBLISHED, UNet, UNetConfig
 from jaxdiff.priors.denoiser import Denoiser, Target, Variance
 from jaxdiff.priors.noise_level import ByNoiseLevel
-from jaxdiff.schedule import Schedule, cosine, linear
+from jaxdiff.schedule import Schedule, cosine, from_betas, linear, scaled_linear, sigmoid
 
 SHIPPED = Path(__file__).parent.parent / "weights"
 """The folder of the priors that come with the package; their names are the names of its sub-folders."""
@@ -36,7 +36,13 @@ Network = UNet | FFDNet
 AnyNetwork = TypeVar("AnyNetwork", bound=nnx.Module)
 Owner = TypeVar("Owner")
 
-_SCHEDULES = {"linear": linear, "cosine": cosine}
+_SCHEDULES = {
+    "linear": linear,
+    "cosine": cosine,
+    "scaled_linear": scaled_linear,
+    "sigmoid": sigmoid,
+    "betas": lambda betas: from_betas(np.asarray(betas, np.float64)),
+}
 _FORMAT = 1
 
 
@@ -54,10 +60,12 @@ class PriorConfig:
 
     Args:
         network: the architecture; its type says which kind of network it is.
-        schedule: `{"kind": "linear" | "cosine", ...}` and the arguments of that function in `jaxdiff.schedule`.
+        schedule: `{"kind": "linear" | "cosine" | ..., ...}` and the arguments of that function in `jaxdiff.schedule`;
+            `{"kind": "betas", "betas": [...]}` for a schedule of its own.
         target: what the network predicts.
         variance: variance of an ancestral step.
         source: where the weights come from (file name and SHA-256, or the training run), for the reader.
+        clip: whether estimates of the image are clipped to [-1, 1].
     """
 
     network: NetworkConfig
@@ -65,6 +73,7 @@ class PriorConfig:
     target: Target = "epsilon"
     variance: Variance = "learned_range"
     source: Mapping[str, Any] = field(default_factory=dict)
+    clip: bool = True
 
     def make_schedule(self) -> Schedule:
         """Builds the noise schedule.
@@ -93,6 +102,7 @@ class PriorConfig:
             image_shape=(size, size, channels),
             target=self.target,
             variance=self.variance,
+            clip=self.clip,
             last_time=getattr(of_time, "last_time", None),
             any_size=isinstance(network, FFDNet),
         )
@@ -224,7 +234,7 @@ def read_config(directory: str | os.PathLike) -> PriorConfig:
             raise PriorError(f"{path} is of kind {kind!r}, this version reads {', '.join(_KINDS)}.")
         # JSON has lists only; a configuration must stay hashable.
         network = {k: tuple(v) if isinstance(v, list) else v for k, v in found["network"].items()}
-        others = {k: found[k] for k in ("schedule", "target", "variance", "source")}
+        others = {k: found[k] for k in ("schedule", "target", "variance", "source")} | {"clip": found.get("clip", True)}
         return _made(PriorConfig, others | {"network": _made(_KINDS[kind].config, network)})
 
 

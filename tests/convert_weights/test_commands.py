@@ -20,7 +20,7 @@ from convert_weights.formats.ffdnet import ffdnet_from_torch
 from convert_weights.formats.guided_diffusion.names import from_torch
 from jaxdiff.cli.main import main as restore
 from jaxdiff.images.files import write_image
-from jaxdiff.networks.unet import PUBLISHED
+from jaxdiff.networks.unet import PUBLISHED, UNetConfig
 from jaxdiff.priors.storage import PriorConfig, PriorError, load_prior, read_config, read_prior, save_prior
 from tests.convert_weights import by_hand
 from tests.convert_weights.by_hand import save_checkpoint
@@ -162,6 +162,28 @@ def test_every_flag_is_told_as_given(work, capsys):
     assert "  norm groups: 32, given" in lines
 
 
+OWN = UNetConfig(64, 32, (1, 2, 2), 1, (32, 16), num_heads=2, out_channels=3, norm_groups=16, new_attention_order=True)
+
+
+def test_a_network_of_ones_own_training_converts_by_what_is_told(work, capsys):
+    """32 channels, 64 pixels: no published network shares what its shapes do not show."""
+    weights = draw_weights(OWN)
+    save_checkpoint("x.pt", weights)
+    assert main(["x.pt", "prior"]) == 2
+    assert "give --image-size and --num-heads or --num-head-channels" in capsys.readouterr().err
+    flags = ["--image-size", "64", "--num-heads", "2", "--norm-groups", "16", "--attention-order", "new"]
+    flags += ["--schedule", "cosine", "--target", "v", "--variance", "fixed_small"]
+    assert main(["x.pt", "prior", *flags]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[1] == "  taken for a UNet of guided-diffusion, x.pt"
+    assert sum(line.endswith("given") for line in told) == 6
+    stored, config = read_prior("prior")
+    assert (config.network, config.schedule) == (OWN, {"kind": "cosine"})
+    assert (config.target, config.variance) == ("v", "fixed_small")
+    np.testing.assert_array_equal(stored["output_blocks.0.1.qkv.bias"], weights["output_blocks.0.1.qkv.bias"])
+    assert load_prior("prior").image_shape == (64, 64, 3)
+
+
 def test_float64_is_rounded_and_said(work, capsys):
     weights = draw_weights(BLOCKS)
     save_checkpoint("x.pt", {name: array.astype(np.float64) / 3 for name, array in weights.items()}, kind="Double")
@@ -218,6 +240,21 @@ def test_restore_says_that_a_prior_is_not_of_colour_pictures(work, capsys):
     assert not (work / "results").exists()
 
 
+@pytest.mark.parametrize("source", ["x.pt", "files"])
+def test_the_format_is_found_and_foreign_flags_are_refused(work, capsys, source):
+    (work / "files").mkdir()
+    save_checkpoint("files/ffdnet.pth", torch_weights())
+    if source == "x.pt":
+        save_checkpoint("x.pt", torch_weights())
+    name = "x.pt" if source == "x.pt" else "files/ffdnet.pth"
+    assert main([source, "prior", "--image-size", "64"]) == 2
+    told = f"error: {name}: --image-size means nothing for a colour FFDNet, as which it is read\n"
+    assert capsys.readouterr().err == told
+    assert main(["convert", source, "prior"]) == 0
+    assert f"  taken for a colour FFDNet, {name}" in capsys.readouterr().out.splitlines()
+    assert read_config("prior").source["format"] == "ffdnet"
+
+
 def bad(*arguments, sentence):
     return pytest.param(list(arguments), sentence, id=" ".join(arguments))
 
@@ -246,6 +283,9 @@ def bad(*arguments, sentence):
         bad("unet", "hostile.pt", "prior", "--config", "like", sentence="asks for `posix.system`"),
         bad("unet", "extra.pt", "prior", "--config", "like", sentence="extra.pt: the tensors do not fit the network"),
         bad("unet", "text.pt", "prior", sentence="`time_embed.0.weight` is missing, under any"),
+        bad("text.pt", "prior", sentence="text.pt does not hold what is known here: a UNet of guided-diffusion, "),
+        bad("like", "prior", sentence="like is a folder; give the file with the weights in it (none that ends with"),
+        bad(".", "prior", sentence="give the file with the weights in it (classes.pt, extra.pt, hostile.pt"),
         bad("export", "nowhere", "back.pt", sentence="nowhere is not a prior"),
         bad("export", "like", "x.pt", sentence="x.pt exists"),
         bad("lpips", "none.pth", "x.pt", "l.npz", "--net", "vgg", sentence="none.pth: there is no such file"),

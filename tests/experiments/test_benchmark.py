@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from convert_weights.formats.guided_diffusion.names import flax_shapes
+from convert_weights.formats.unet import flax_shapes
 from experiments.benchmark.__main__ import NO_PEERS, Benchmark, Config, cases, main
 from experiments.benchmark.flops import forward_flop, network_work
 from experiments.benchmark.programs import TINY, load_network, make_sampler

@@ -4,15 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from convert_weights.formats.base import Choices, Converted, Format, Tensors
 from convert_weights.formats.guided_diffusion.names import from_torch
 from convert_weights.formats.guided_diffusion.shapes import COUNTS, UNSEEN, infer_config
+from convert_weights.formats.unet import check_channels, of_one_class
 from jaxdiff.networks.unet import PUBLISHED, UNetConfig
 from jaxdiff.priors.storage import PriorConfig, prior_folder, read_config
 
-COLOURS = 3
 DEFAULT = "guided-diffusion's default"
 
 
@@ -25,9 +23,9 @@ def convert_guided_diffusion(tensors: Tensors, choices: Choices, folder: Path) -
     like = None if choices.config is None else known_config(choices.config)
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     network = infer_config(shapes, None if like is None else _unet(like, str(choices.config)), _given(choices))
-    _check_channels(network, choices.channels)
+    check_channels(network, choices.channels)
     weights = from_torch(tensors, network)
-    network = _of_one_class(weights, network, choices.label)
+    network = of_one_class(weights, network, choices.label)
     learned = network.out_channels == 2 * network.in_channels
     variance = choices.variance or ("learned_range" if learned else "fixed_large")
     if learned != (variance == "learned_range"):
@@ -73,6 +71,8 @@ def check_expressible(config: PriorConfig, name: str) -> None:
     network = _unet(config, name)
     if network.patch > 1 or not network.middle_attention:
         raise ValueError(f"{name} holds a UNet with blocks of pixels or without attention; guided-diffusion has none")
+    if network.norm_epsilon != 1e-5 or network.time_shift or network.time_sin_first or network.pad_after_only:
+        raise ValueError(f"{name} holds a UNet of DDPM, which is not that of guided-diffusion")
 
 
 def _unet(config: PriorConfig, name: str) -> UNetConfig:
@@ -88,36 +88,6 @@ def _given(choices: Choices) -> dict[str, Any]:
     given = {name: value for name in COUNTS if (value := getattr(choices, name)) is not None}
     order = choices.attention_order
     return given if order is None else given | {"new_attention_order": order == "new"}
-
-
-def _check_channels(network: UNetConfig, confirmed: int | None) -> None:
-    taken, given = network.in_channels, network.out_channels
-    if confirmed not in (None, taken):
-        raise ValueError(f"--channels {confirmed} does not fit a network of {taken} channels")
-    if given not in (taken, 2 * taken):
-        raise ValueError(
-            f"the network takes {taken} channels and gives {given}; a prior gives as many or twice as many "
-            "(an upsampler takes a second picture, and is no prior)"
-        )
-    if taken != COLOURS and confirmed is None:
-        raise ValueError(
-            f"the number of channels of its pictures is {taken}, `jaxdiff restore` needs {COLOURS}; "
-            f"--channels {taken} converts it all the same, for the library (but an upsampler is no prior)"
-        )
-
-
-def _of_one_class(weights: dict[str, np.ndarray], network: UNetConfig, label: int | None) -> UNetConfig:
-    """Adds the embedding of a class to the bias that it is always added to, in place."""
-    classes = network.num_classes
-    if classes is None and label is not None:
-        raise ValueError("--label is given, but the network is not class-conditional")
-    if classes is None:
-        return network
-    if label is None or not 0 <= label < classes:
-        raise ValueError(f"the network is class-conditional: give --label, the class from 0 to {classes - 1} to take")
-    embedding, bias = weights.pop("label_embed.embedding"), "time_embed_2.bias"
-    weights[bias] = weights[bias].astype(np.float32) + embedding[label].astype(np.float32)
-    return replace(network, num_classes=None)
 
 
 def _what_was_taken(config: PriorConfig, like: PriorConfig | None, choices: Choices) -> list[str]:

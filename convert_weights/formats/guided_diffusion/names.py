@@ -5,15 +5,12 @@ follow from it: the network says which weights it has, the rules say how PyTorch
 """
 
 import re
-from collections.abc import Iterable, Mapping
-from functools import cache
+from collections.abc import Mapping
 
 import numpy as np
-from flax import nnx
 
-from jaxdiff.networks.unet import UNet, UNetConfig
-
-Shape = tuple[int, ...]
+from convert_weights.formats.unet import Shape, check_tensors, flax_shapes
+from jaxdiff.networks.unet import UNetConfig
 
 # The first module of `input_blocks.0` is a convolution and has no name of its own within its block.
 IN_BLOCK = {
@@ -78,14 +75,6 @@ def to_flax_layout(name: str, weight: np.ndarray) -> np.ndarray:
     return weight
 
 
-@cache
-def flax_shapes(config: UNetConfig) -> dict[str, Shape]:
-    """Returns the names and shapes of the weights of a network, without making it."""
-    network = nnx.eval_shape(lambda: UNet(config, rngs=nnx.Rngs(0)))
-    state = nnx.to_flat_state(nnx.state(network, nnx.Param))
-    return {".".join(map(str, path)): variable.shape for path, variable in state}
-
-
 def torch_shapes(config: UNetConfig) -> dict[str, Shape]:
     """Returns the names and shapes of the state dict that guided-diffusion would have for a network."""
     # An array of one number, repeated: the layout functions give its shape at no cost.
@@ -105,40 +94,10 @@ def from_torch(tensors: Mapping[str, np.ndarray], config: UNetConfig) -> dict[st
     Raises:
         ValueError: naming each tensor that is missing, unexpected, of another shape, or not of these types.
     """
-    _check(tensors, torch_shapes(config))
+    check_tensors(tensors, torch_shapes(config))
     return {name: to_flax_layout(name, tensors[torch_name(name)]) for name in flax_shapes(config)}
 
 
 def to_torch(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Renames and rearranges the weights of a prior as a guided-diffusion state dict."""
     return {torch_name(n): np.ascontiguousarray(to_torch_layout(n, w)) for n, w in weights.items()}
-
-
-def _check(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, Shape]) -> None:
-    missing = sorted(shapes.keys() - tensors.keys())
-    unexpected = sorted(tensors.keys() - shapes.keys())
-    wrong = [
-        f"`{name}` {tensors[name].shape} where {shape} is needed"
-        for name, shape in shapes.items()
-        if name in tensors and tensors[name].shape != shape
-    ]
-    # float64 would be rounded, and integers are no weights.
-    odd = [f"`{n}` {t.dtype}" for n, t in tensors.items() if str(t.dtype) not in ("float32", "float16", "bfloat16")]
-    problems = [
-        f"{title} {_some(found)}"
-        for title, found in (
-            ("missing", [f"`{name}`" for name in missing]),
-            ("unexpected", [f"`{name}`" for name in unexpected]),
-            ("of another shape:", wrong),
-            ("not float32, float16 or bfloat16:", odd),
-        )
-        if found
-    ]
-    if problems:
-        raise ValueError(f"the tensors do not fit the network: {'; '.join(problems)}")
-
-
-def _some(items: Iterable[str], shown: int = 6) -> str:
-    items = list(items)
-    rest = len(items) - shown
-    return ", ".join(items[:shown]) + (f" and {rest} more" if rest > 0 else "")

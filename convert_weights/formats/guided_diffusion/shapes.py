@@ -70,7 +70,7 @@ def _check_unseen(unseen: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
 
 
 def _check_heads(config: UNetConfig, levels: tuple[int, ...]) -> None:
-    for width in {config.channels * config.channel_mult[level] for level in (*levels, -1)}:
+    for width in {config.widths[level] for level in (*levels, -1)}:
         per_head, count = config.num_head_channels, config.num_heads
         if width % (per_head or count):
             heads = f"heads of {per_head} channels" if per_head else f"{count} heads"

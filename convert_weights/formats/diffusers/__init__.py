@@ -1,0 +1,1 @@
+"""Models of diffusers: how tensors are named, what `config.json` and `scheduler_config.json` say."""
