@@ -3,24 +3,27 @@
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 import tyro
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from convert_weights.checkpoint import open_checkpoint
 from convert_weights.conversion import check_free, convert, read_single
-from convert_weights.download import SOURCES, check_space, download
+from convert_weights.download import check_space, download
 from convert_weights.formats import FORMATS
 from convert_weights.formats.base import Choices, Format
 from convert_weights.formats.ffdnet import FFDNET
 from convert_weights.formats.guided_diffusion.config import GUIDED_DIFFUSION, check_expressible
 from convert_weights.formats.guided_diffusion.names import to_torch
+from convert_weights.sources import SOURCES, described
 from convert_weights.torch_file import write_checkpoint
 from jaxdiff.metrics.lpips import lpips_from_torch, save_lpips
 from jaxdiff.priors.storage import prior_folder, read_prior
 
 Positional = tyro.conf.Positional
+Direct = Literal["ffhq-256", "imagenet-256"]
+DIRECT = get_args(Direct)
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class DownloadPrior:
 
     The checkpoint is kept beside the prior, as OUT_DIR.pt. After an interruption the same command continues."""
 
-    name: Positional[Literal["ffhq-256", "imagenet-256"]]
+    name: Positional[Direct]
     """The checkpoint: ffhq-256 has 374 MB, imagenet-256 has 2.21 GB."""
     out_dir: Annotated[Positional[Path], tyro.conf.arg(metavar="OUT_DIR")]
     """Folder for the prior; `jaxdiff.load_prior` reads it."""
@@ -76,8 +79,8 @@ class DownloadPrior:
             print(f"{source} is already there")
         else:
             _check_part(source.with_name(f"{source.name}.part"))
-            url, parameter_bytes = SOURCES[self.name]
-            _download_with_bar(self.url or url, source, parameter_bytes)
+            known = SOURCES[self.name]
+            _download_with_bar(self.url or known.url, source, known.parameter_bytes)
         convert(source, self.out_dir, (GUIDED_DIFFUSION,), Choices(), self.overwrite)
         print(f"{source} is not needed any more")
 
@@ -156,6 +159,18 @@ class ConvertFFDNet:
         convert(self.source, self.out_dir, (FFDNET,), Choices(), self.overwrite)
 
 
+@dataclass(frozen=True)
+class ListSources:
+    """Print the published checkpoints that convert: name, size, what is in its images, licence, address."""
+
+    interrupted: ClassVar[str] = "nothing was written; run the same command again"
+
+    def run(self) -> None:
+        """Print them."""
+        print("\n".join(described()))
+        print(f"`download` fetches {' and '.join(DIRECT)}; give what you fetched of the others to `convert`.")
+
+
 Command = (
     Annotated[ConvertFile, tyro.conf.subcommand("convert")]
     | Annotated[ConvertUNet, tyro.conf.subcommand("unet")]
@@ -163,8 +178,9 @@ Command = (
     | Annotated[DownloadPrior, tyro.conf.subcommand("download")]
     | Annotated[ExportPrior, tyro.conf.subcommand("export")]
     | Annotated[ConvertLPIPS, tyro.conf.subcommand("lpips")]
+    | Annotated[ListSources, tyro.conf.subcommand("list")]
 )
-NAMES = ("convert", "unet", "ffdnet", "download", "export", "lpips")
+NAMES = ("convert", "unet", "ffdnet", "download", "export", "lpips", "list")
 
 
 def _check_new(out: Path, overwrite: bool, ending: str, *sources: Path) -> None:

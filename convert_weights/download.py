@@ -22,24 +22,6 @@ CHUNK_BYTES = 2**18
 TIMEOUT_SECONDS = 30.0
 
 
-class Source(NamedTuple):
-    """Where a known checkpoint lies, and the bytes its parameters alone take up."""
-
-    url: str
-    parameter_bytes: int
-
-
-SOURCES = {
-    "ffhq-256": Source(
-        "https://huggingface.co/deepinv/diffunet/resolve/main/diffusion_ffhq_10m.pt",
-        4 * 93_563_910,
-    ),
-    "imagenet-256": Source(
-        "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/256x256_diffusion_uncond.pt",
-        4 * 552_814_086,
-    ),
-}
-
 Progress = Callable[[int, int | None], None]
 
 

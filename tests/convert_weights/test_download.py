@@ -8,7 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from convert_weights.download import SOURCES, download
+from convert_weights.__main__ import main
+from convert_weights.download import download
+from convert_weights.sources import SOURCES
 
 BODY = np.random.default_rng(0).bytes(1_000_003)
 
@@ -179,12 +181,25 @@ def test_no_network_and_no_web_address(tmp_path):
     assert files(tmp_path) == []
 
 
-def test_known_sources_are_encrypted_and_plausible():
-    assert {name: round(s.parameter_bytes / 1e9, 2) for name, s in SOURCES.items()} == {
-        "ffhq-256": 0.37,
-        "imagenet-256": 2.21,
-    }
+def test_known_sources_are_encrypted_and_of_their_published_size():
+    sizes = {name: round(source.parameter_bytes / 1e9, 2) for name, source in SOURCES.items()}
+    large, ddpm = {"celeba256_250000", "places256_300000"}, {"ddpm-cifar10-32": 0.14, "ffdnet_color": 0.0}
+    for name, size in sizes.items():
+        other = 2.21 if name in large or name.startswith(("imagenet", "lsun")) else 0.37
+        assert size == ddpm.get(name, 0.45 if name.startswith("ddpm") else other), name
     assert all(source.url.startswith("https://") for source in SOURCES.values())
+
+
+def test_list_prints_every_source(capsys):
+    assert main(["list"]) == 0
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(SOURCES)
+    (places,) = (line for line in lines if line.startswith("places256_300000"))
+    assert places.split()[1:3] == ["2.21", "GB"]
+    assert "photographs of whole scenes" in places
+    assert "licence: CC BY-NC-SA 4.0" in places
+    assert SOURCES["places256_300000"].url in places
+    assert last.startswith("`download` fetches ffhq-256 and imagenet-256")
 
 
 def test_one_process_at_a_time(server, tmp_path):
