@@ -1,5 +1,7 @@
 """Read the weights of one network from a file, of whatever kind it is."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -44,7 +46,8 @@ class OpenFile:
 
     def has(self, marks: tuple[str, ...]) -> bool:
         """Tells whether it has tensors of these names, under any prefix."""
-        return has_marks(self.stored.content, marks)
+        with self._named():
+            return has_marks(self.stored.content, marks)
 
     def refusal(self, sought: str) -> ValueError:
         """Says what the file is, which does not hold what is sought."""
@@ -60,11 +63,16 @@ class OpenFile:
         Raises:
             ValueError: the file does not say which weights to take, or is damaged.
         """
-        try:
+        with self._named():
             found = find_weights(self.stored.content, marks, wrapper)
+        return Checkpoint(self.stored.load(found.views), found.wrapper, found.averaged, found.others)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
         except ValueError as error:
             raise ValueError(f"{self.path} {error}") from error
-        return Checkpoint(self.stored.load(found.views), found.wrapper, found.averaged, found.others)
 
 
 def open_checkpoint(path: str | Path) -> OpenFile:

@@ -13,12 +13,15 @@ from convert_weights.conversion import check_free, convert, read_single
 from convert_weights.download import check_space, download
 from convert_weights.formats import FORMATS
 from convert_weights.formats.base import Choices, Format
+from convert_weights.formats.diffusers.config import DIFFUSERS
+from convert_weights.formats.diffusers.names import to_diffusers
 from convert_weights.formats.ffdnet import FFDNET
 from convert_weights.formats.guided_diffusion.config import GUIDED_DIFFUSION, check_expressible
 from convert_weights.formats.guided_diffusion.names import to_torch
 from convert_weights.sources import SOURCES, described
 from convert_weights.torch_file import write_checkpoint
 from jaxdiff.metrics.lpips import lpips_from_torch, save_lpips
+from jaxdiff.networks.unet import UNetConfig
 from jaxdiff.priors.storage import prior_folder, read_prior
 
 Positional = tyro.conf.Positional
@@ -87,7 +90,9 @@ class DownloadPrior:
 
 @dataclass(frozen=True)
 class ExportPrior:
-    """Write a prior as a guided-diffusion checkpoint for PyTorch, bit for bit (needs PyTorch)."""
+    """Write a prior as a checkpoint for PyTorch, bit for bit, as diffusers or guided-diffusion has it (needs PyTorch).
+
+    What came from diffusers goes back there."""
 
     prior: Annotated[Positional[str], tyro.conf.arg(metavar="PRIOR")]
     """Folder of a prior, or the name of a shipped one."""
@@ -102,10 +107,14 @@ class ExportPrior:
         """Export, and print how many tensors were written."""
         _check_new(self.out, self.overwrite, "data.pkl")
         weights, config = read_prior(prior_folder(self.prior))
-        check_expressible(config, self.prior)
-        check_space(self.out, sum(weight.nbytes for weight in weights.values()))
-        write_checkpoint(to_torch(weights), self.out)
-        print(f"{self.out}: {len(weights)} tensors, for torch.load and load_state_dict(strict=True)")
+        if config.source.get("format") == DIFFUSERS.name and isinstance(config.network, UNetConfig):
+            tensors = to_diffusers(weights, config.network)
+        else:
+            check_expressible(config, self.prior)
+            tensors = to_torch(weights)
+        check_space(self.out, sum(tensor.nbytes for tensor in tensors.values()))
+        write_checkpoint(tensors, self.out)
+        print(f"{self.out}: {len(tensors)} tensors, for torch.load and load_state_dict(strict=True)")
         print(
             f"  it cannot say: target {config.target}, variance {config.variance}, schedule {config.schedule['kind']}"
         )

@@ -144,7 +144,10 @@ def _prefixed(views: Views, marks: tuple[str, ...]) -> Iterator[tuple[str, Views
     for prefix in prefixes:
         longer = tuple(other for other in prefixes if len(other) > len(prefix))
         inside = {key: view for key, view in views.items() if key.startswith(prefix) and not key.startswith(longer)}
-        yield prefix, {INSERTED.sub("", key.removeprefix(prefix)): view for key, view in inside.items()}
+        named = {INSERTED.sub("", key.removeprefix(prefix)): view for key, view in inside.items()}
+        if len(named) < len(inside):
+            raise ValueError("holds tensors whose names are the same without what wrappers put into them")
+        yield prefix, named
 
 
 def _joined_names(place: str, views: Views, prefix: str, found: Found) -> Iterator[Found]:

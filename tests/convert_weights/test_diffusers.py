@@ -11,10 +11,10 @@ import pytest
 from convert_weights.__main__ import main
 from convert_weights.formats.base import Choices
 from convert_weights.formats.diffusers.config import DEFAULTS, unet_config
-from convert_weights.formats.diffusers.names import OLD_ATTENTION, from_torch, to_torch, torch_shapes
+from convert_weights.formats.diffusers.names import OLD_ATTENTION, diffusers_shapes, from_diffusers, to_diffusers
 from convert_weights.formats.diffusers.schedule import read_scheduler
 from jaxdiff import DDIM, sample
-from jaxdiff.priors.storage import PriorConfig, load_prior, read_prior
+from jaxdiff.priors.storage import PriorConfig, load_prior, read_prior, save_prior
 from tests.convert_weights.by_hand import save_checkpoint
 from tests.convert_weights.test_convert_weights import assert_close, run_once
 from tests.convert_weights.test_safetensors_file import save
@@ -41,6 +41,24 @@ DDPM = SMALL | {
 }
 """With the switches of google/ddpm-celebahq-256."""
 
+CELEBAHQ = DDPM | {
+    "sample_size": 256,
+    "block_out_channels": [128, 128, 256, 256, 512, 512],
+    "down_block_types": ["DownBlock2D"] * 4 + ["AttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "AttnUpBlock2D"] + ["UpBlock2D"] * 4,
+    "layers_per_block": 2,
+}
+"""google/ddpm-celebahq-256."""
+
+CIFAR10 = DDPM | {
+    "sample_size": 32,
+    "block_out_channels": [128, 256, 256, 256],
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
+    "layers_per_block": 2,
+}
+"""google/ddpm-cifar10-32."""
+
 RESNET = SMALL | {
     "down_block_types": ["ResnetDownsampleBlock2D", "AttnDownBlock2D"],
     "up_block_types": ["AttnUpBlock2D", "ResnetUpsampleBlock2D"],
@@ -54,7 +72,8 @@ CONFIGS = {
     "ddpm": DDPM,
     "residual resampling, scale and shift": RESNET,
     "no attention in the middle": SMALL | {"add_attention": False, "norm_num_groups": 16, "layers_per_block": 2},
-    "fractional widths, learned range": SMALL | {"block_out_channels": [64, 96], "out_channels": 6, "freq_shift": 1},
+    "fractional widths, learned range": SMALL
+    | {"block_out_channels": [64, 96], "out_channels": 6, "freq_shift": 1, "norm_eps": 0.01},
     "classes, first names of blocks": SMALL
     | {"num_class_embeds": 3, "down_block_types": ["UNetResDownBlock2D", "UNetResAttnDownBlock2D"]},
 }
@@ -80,7 +99,7 @@ def diffusers(torch):
 
 def draw(config, seed=0):
     """Draws a state dict that is zero nowhere, of a scale at which signals neither vanish nor explode."""
-    random, shapes = np.random.default_rng(seed), torch_shapes(unet_config(config))
+    random, shapes = np.random.default_rng(seed), diffusers_shapes(unet_config(config))
     tensors = {}
     for name, shape in shapes.items():
         scale = 0.3 if len(shape) < 2 else np.sqrt(3 / np.prod(shape[1:]))
@@ -131,8 +150,20 @@ def check_against_diffusers(model, network, size, label=None):
 @pytest.mark.parity
 @pytest.mark.parametrize("name", CONFIGS)
 def test_network_matches_diffusers(diffusers, torch, tmp_path, name):
-    """Through a folder that diffusers itself wrote."""
-    config, tensors = CONFIGS[name], draw(CONFIGS[name])
+    check_conversion(diffusers, torch, tmp_path, CONFIGS[name], 16)
+
+
+@pytest.mark.parity
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [CIFAR10, CELEBAHQ], ids=["cifar10", "celebahq"])
+def test_published_networks_match_diffusers(diffusers, torch, tmp_path, config):
+    """At full width, on pictures of 32x32."""
+    check_conversion(diffusers, torch, tmp_path, config, 32)
+
+
+def check_conversion(diffusers, torch, tmp_path, config, size):
+    """Converts a folder that diffusers itself wrote, and compares."""
+    tensors = draw(config)
     model = diffusers.UNet2DModel(**{key: value for key, value in config.items() if not key.startswith("_")}).eval()
     model.load_state_dict({name: torch.from_numpy(array) for name, array in tensors.items()}, strict=True)
     model.save_pretrained(tmp_path / "model")
@@ -140,7 +171,7 @@ def test_network_matches_diffusers(diffusers, torch, tmp_path, name):
     flags = ["--label", "2"] if label else []
     flags += ["--variance", "learned_range"] if config.get("out_channels") == 6 else []
     assert main([str(tmp_path / "model"), str(tmp_path / "prior"), *flags]) == 0
-    check_against_diffusers(model, load_prior(tmp_path / "prior").network, 16, label)
+    check_against_diffusers(model, load_prior(tmp_path / "prior").network, size, label)
 
 
 SCHEDULERS = {
@@ -207,7 +238,7 @@ def test_a_scheduler_that_no_prior_can_have_is_refused(said, sentence):
 @pytest.mark.parametrize("config", [SMALL, DDPM, RESNET], ids=["course", "ddpm", "resnet"])
 def test_conversion_and_its_inverse_are_bit_exact(config):
     network, tensors = unet_config(config), draw(config)
-    back = to_torch(from_torch(tensors, network), network)
+    back = to_diffusers(from_diffusers(tensors, network), network)
     assert back.keys() == tensors.keys()
     assert all(np.array_equal(back[name], array) for name, array in tensors.items())
 
@@ -215,32 +246,19 @@ def test_conversion_and_its_inverse_are_bit_exact(config):
 def test_old_names_of_attention_are_those_of_today():
     network, tensors = unet_config(DDPM), draw(DDPM)
     old = with_old_names(tensors)
-    expected, found = from_torch(tensors, network), from_torch(old, network)
+    expected, found = from_diffusers(tensors, network), from_diffusers(old, network)
     assert all(np.array_equal(found[name], array) for name, array in expected.items())
     twice = "mid_block.attentions.0.to_q.bias"
     with pytest.raises(ValueError, match=f"`{twice}` is there twice, under an old name and a new one"):
-        from_torch(old | {twice: tensors[twice]}, network)
+        from_diffusers(old | {twice: tensors[twice]}, network)
 
 
 def test_published_networks_have_their_published_size():
     """Sizes of the files on the Hub, 455 and 143 MB."""
-    celeba = DDPM | {
-        "sample_size": 256,
-        "block_out_channels": [128, 128, 256, 256, 512, 512],
-        "down_block_types": ["DownBlock2D"] * 4 + ["AttnDownBlock2D", "DownBlock2D"],
-        "up_block_types": ["UpBlock2D", "AttnUpBlock2D"] + ["UpBlock2D"] * 4,
-        "layers_per_block": 2,
-    }
-    cifar = DDPM | {
-        "sample_size": 32,
-        "block_out_channels": [128, 256, 256, 256],
-        "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"],
-        "up_block_types": ["UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
-        "layers_per_block": 2,
-    }
-    count = lambda config: sum(int(np.prod(shape)) for shape in torch_shapes(unet_config(config)).values())
-    assert (count(celeba), count(cifar)) == (113_673_219, 35_746_307)
-    assert unet_config(celeba).attention_resolutions == unet_config(cifar).attention_resolutions == (16,)
+    assert (unet_config(CIFAR10).norm_epsilon, unet_config(SMALL).norm_epsilon) == (1e-6, 1e-5)
+    count = lambda config: sum(int(np.prod(shape)) for shape in diffusers_shapes(unet_config(config)).values())
+    assert (count(CELEBAHQ), count(CIFAR10)) == (113_673_219, 35_746_307)
+    assert unet_config(CELEBAHQ).attention_resolutions == unet_config(CIFAR10).attention_resolutions == (16,)
 
 
 @pytest.mark.parametrize("layout", ["root", "pipeline", "averages", "file", "sharded", "half", "bin"])
@@ -277,7 +295,7 @@ def test_every_layout_of_folder_converts(tmp_path, monkeypatch, capsys, layout):
     assert [line for line in lines if "not taken" in line] == others.get(layout, [])
     assert "  schedule: cosine, 1000 times, as scheduler_config.json says" in lines
     stored, config = read_prior("prior")
-    expected = from_torch(draw(SMALL), unet_config(SMALL))
+    expected = from_diffusers(draw(SMALL), unet_config(SMALL))
     assert all(np.array_equal(stored[name], array) for name, array in expected.items())
     assert (config.network, config.clip, config.source["format"]) == (unet_config(SMALL), False, "diffusers")
     assert not load_prior("prior").clip
@@ -387,10 +405,21 @@ def test_defaults_are_those_of_the_class(diffusers):
     assert left_out == {"dropout", "num_train_timesteps"}
 
 
-def test_a_prior_of_ddpm_is_not_exported_as_one_of_guided_diffusion(tmp_path, monkeypatch, capsys):
+def test_a_prior_returns_to_diffusers_bit_for_bit(torch, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    write_model(tmp_path / "model", DDPM, draw(DDPM))
+    tensors = draw(DDPM)
+    write_model(tmp_path / "model", DDPM, with_old_names(tensors))
     assert main(["model", "prior"]) == 0
+    assert main(["export", "prior", "back.bin"]) == 0
+    assert f"back.bin: {len(tensors)} tensors" in capsys.readouterr().out
+    back = torch.load("back.bin", weights_only=True)
+    assert back.keys() == tensors.keys()
+    assert all(np.array_equal(back[name].numpy(), array) for name, array in tensors.items())
+
+
+def test_a_network_of_ddpm_is_not_exported_as_one_of_guided_diffusion(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    save_prior("prior", from_diffusers(draw(DDPM), unet_config(DDPM)), PriorConfig(unet_config(DDPM)))
     assert main(["export", "prior", "x.pt"]) == 2
     assert "holds a UNet of DDPM, which is not that of guided-diffusion" in capsys.readouterr().err
 

@@ -153,3 +153,8 @@ def test_what_trainers_of_torch_write(tmp_path):
         torch.save(content, tmp_path / "x.pt")
         with pytest.raises(ValueError, match=r"under `ema`, in a form that is not read|holds a module as a whole"):
             read_checkpoint(tmp_path / "x.pt", ("0.weight",))
+
+
+def test_names_that_become_one_are_refused():
+    with pytest.raises(ValueError, match="names are the same without what wrappers put into them"):
+        find_weights(RAW | {"b._orig_mod.w": NUMBER}, MARKS)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from convert_weights.formats.base import Choices, Converted, Format, Tensors
-from convert_weights.formats.diffusers.names import from_torch
+from convert_weights.formats.diffusers.names import from_diffusers
 from convert_weights.formats.diffusers.schedule import read_scheduler
 from convert_weights.formats.unet import check_channels, of_one_class
 from jaxdiff.networks.unet import UNetConfig
@@ -92,7 +92,7 @@ def convert_diffusers(tensors: Tensors, choices: Choices, folder: Path) -> Conve
     places = (folder, folder.parent / "scheduler")
     scheduler = next((c for place in places if (c := _read_json(place / "scheduler_config.json")) is not None), None)
     check_channels(network, choices.channels)
-    weights = from_torch(tensors, network)
+    weights = from_diffusers(tensors, network)
     network = of_one_class(weights, network, choices.label)
     told = read_scheduler(scheduler, choices)
     if (network.out_channels == 2 * network.in_channels) != (told.variance == "learned_range"):

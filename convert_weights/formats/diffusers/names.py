@@ -63,10 +63,10 @@ def block_names(config: UNetConfig) -> dict[str, str]:
     return names
 
 
-def torch_names(name: str, blocks: Mapping[str, str]) -> list[str]:
+def diffusers_names(name: str, blocks: Mapping[str, str]) -> list[str]:
     """Returns the names in diffusers of what one weight holds, in its order.
 
-    >>> torch_names("middle_block.1.qkv.bias", {"middle_block.1": "mid_block.attentions.0"})[:2]
+    >>> diffusers_names("middle_block.1.qkv.bias", {"middle_block.1": "mid_block.attentions.0"})[:2]
     ['mid_block.attentions.0.to_q.bias', 'mid_block.attentions.0.to_k.bias']
     """
     module, _, leaf = name.rpartition(".")
@@ -76,11 +76,11 @@ def torch_names(name: str, blocks: Mapping[str, str]) -> list[str]:
     return [f"{blocks[block]}.{inner}.{LEAVES[leaf]}" for inner in IN_BLOCK[part]]
 
 
-def torch_shapes(config: UNetConfig) -> dict[str, Shape]:
+def diffusers_shapes(config: UNetConfig) -> dict[str, Shape]:
     """Returns the names and shapes of the state dict that diffusers would have for a network."""
     blocks, shapes = block_names(config), {}
     for name, shape in flax_shapes(config).items():
-        parts = torch_names(name, blocks)
+        parts = diffusers_names(name, blocks)
         (*inputs, outputs) = shape
         outputs //= len(parts)
         if name.endswith(".kernel"):
@@ -91,18 +91,18 @@ def torch_shapes(config: UNetConfig) -> dict[str, Shape]:
     return shapes
 
 
-def from_torch(tensors: Mapping[str, np.ndarray], config: UNetConfig) -> dict[str, np.ndarray]:
+def from_diffusers(tensors: Mapping[str, np.ndarray], config: UNetConfig) -> dict[str, np.ndarray]:
     """Renames and rearranges a state dict of diffusers; the precision is kept.
 
     Raises:
         ValueError: naming each tensor that is missing, unexpected, of another shape, or no weight.
     """
     tensors = with_new_names(tensors)
-    check_tensors(tensors, torch_shapes(config))
+    check_tensors(tensors, diffusers_shapes(config))
     blocks = block_names(config)
 
     def weight(name: str) -> np.ndarray:
-        parts = [tensors[part] for part in torch_names(name, blocks)]
+        parts = [tensors[part] for part in diffusers_names(name, blocks)]
         if name.endswith(".kernel"):
             parts = [part.transpose(2, 3, 1, 0) if part.ndim == 4 else part.T for part in parts]
         return np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
@@ -110,11 +110,11 @@ def from_torch(tensors: Mapping[str, np.ndarray], config: UNetConfig) -> dict[st
     return {name: weight(name) for name in flax_shapes(config)}
 
 
-def to_torch(weights: Mapping[str, np.ndarray], config: UNetConfig) -> dict[str, np.ndarray]:
+def to_diffusers(weights: Mapping[str, np.ndarray], config: UNetConfig) -> dict[str, np.ndarray]:
     """Renames and rearranges the weights of a prior as a state dict of diffusers."""
     blocks, tensors = block_names(config), {}
     for name, weight in weights.items():
-        names = torch_names(name, blocks)
+        names = diffusers_names(name, blocks)
         for part, piece in zip(names, np.split(weight, len(names), axis=-1), strict=True):
             if name.endswith(".kernel"):
                 piece = piece.transpose(3, 2, 0, 1) if piece.ndim == 4 else piece.T
