@@ -81,6 +81,7 @@ SCRIPTS = {
 COMMANDS = {
     "restore": Row(RESTORE, owner="jaxdiff restore", reads=""),
     "export": Row(RESTORE, reads=""),
+    "convert convert": Row((), None, reads="", takes="net.pt"),
     "convert unet": Row((), None, reads="", takes="net.pt"),
     "convert ffdnet": Row((), None, reads="", takes="net.pt"),
     "convert download": Row(("ffhq-256", "--url", "http://127.0.0.1:9/x"), None),

@@ -15,7 +15,7 @@ Tensors = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Choices:
-    """What a file does not say, or says otherwise; by default what the format does."""
+    """What a file does not say; by default what the format has, or says in a file beside it."""
 
     config: str | None = None
     """A prior that has the same image size, heads, norm groups and order of attention: its folder or name."""
@@ -34,7 +34,8 @@ class Choices:
     target: Target | None = None
     """What the network predicts."""
     variance: Variance | None = None
-    """Variance of an ancestral step; by default learned_range if the network has outputs for it, else fixed_large."""
+    """Variance of an ancestral step. By default, of guided-diffusion: learned_range if the network has outputs for it,
+    else fixed_large."""
     label: int | None = None
     """Class of a class-conditional network: the prior is that of this class."""
     channels: int | None = None
