@@ -83,7 +83,8 @@ def on_devices(tmp_path_factory) -> dict[str, np.ndarray]:
     """What a process that has many devices draws."""
     path = tmp_path_factory.mktemp("devices") / "samples.npz"
     command = f"from tests.chains.test_invariance import write_on_devices; write_on_devices({str(path)!r})"
-    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES}", "JAX_PLATFORMS": "cpu"}
+    devices = f"--xla_force_host_platform_device_count={DEVICES}"
+    flags = {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {devices}", "JAX_PLATFORMS": "cpu"}
     arguments, root = [sys.executable, "-c", command], Path(__file__).parents[2]
     done = subprocess.run(arguments, env=os.environ | flags, cwd=root, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -79,14 +79,6 @@ def flat_faces(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(name, lambda index, size: jnp.full((size, size, 3), 0.01 * index))
 
 
-@pytest.fixture(scope="module")
-def compile_quickly():
-    """For programs that run for a moment only."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="session")
 def read_rows() -> Callable[[Path], list[dict[str, str]]]:
     """Returns a function that reads the `metrics.csv` of a folder."""

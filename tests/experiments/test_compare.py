@@ -13,8 +13,6 @@ from jaxdiff.errors import UserError
 from jaxdiff.images.files import read_image, write_image
 from jaxdiff.runs.setups import MATCHED_ZETA
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 
 @pytest.fixture
 def config(normal_prior, photo, tmp_path):

@@ -20,7 +20,7 @@ SIZE = TINY.image_size
 
 
 @pytest.fixture(scope="module")
-def restorer(compile_quickly, normal_prior):
+def restorer(normal_prior):
     return Restorer(load_truth(normal_prior, None, 0, None)[0], steps=4)
 
 

@@ -14,8 +14,6 @@ from jaxdiff.metrics.pixels import psnr
 from jaxdiff.runs.tables import markdown
 from jaxdiff.schedule import linear
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 
 def test_denoise_writes_everything_and_goes_on(normal_prior, photo, tmp_path, read_rows, capsys):
     config = Denoise(prior=normal_prior, image=photo, times=(300, 50), probes=2, seeds=2, out=tmp_path / "results")

@@ -34,8 +34,6 @@ from jaxdiff.pytree import pytree
 from jaxdiff.runs.methods import make_run
 from tests.conftest import SHAPE, SIGMA_Y, gaussian_prior
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 ROOT = Path(__file__).parents[2]
 IMAGES = 4
 QUICK = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
@@ -62,7 +60,7 @@ def settings(normal_prior, pictures):
 
 
 @pytest.fixture(scope="module")
-def whole(settings, tmp_path_factory, compile_quickly):
+def whole(settings, tmp_path_factory):
     """A run that nothing disturbed."""
     config = replace(settings, out=tmp_path_factory.mktemp("whole") / "results")
     main(config)

@@ -13,8 +13,6 @@ from jaxdiff.errors import UserError
 from jaxdiff.images.files import read_image
 from jaxdiff.runs.runner import sample_keys
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 
 def test_generate_cuts_chains_without_changing_them_and_goes_on(normal_prior, tmp_path):
     config = Generate(

@@ -11,7 +11,7 @@ from jaxdiff.errors import UserError
 from jaxdiff.images.files import read_image, write_image
 from jaxdiff.metrics.pixels import psnr
 
-pytestmark = pytest.mark.usefixtures("compile_quickly", "flat_faces")
+pytestmark = pytest.mark.usefixtures("flat_faces")
 
 
 def test_the_panda_is_the_same_at_every_size_and_russet_cream_and_black():

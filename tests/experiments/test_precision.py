@@ -7,7 +7,7 @@ import pytest
 from experiments.precision import Precision, main
 from jaxdiff.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("compile_quickly", "flat_faces")
+pytestmark = pytest.mark.usefixtures("flat_faces")
 
 
 def test_every_precision_is_drawn_with_the_same_keys(normal_prior, tmp_path, read_rows, capsys):

@@ -20,8 +20,6 @@ from jaxdiff.runs.runner import Drawn, Timing
 from jaxdiff.schedule import linear
 from tests.conftest import TINY
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 
 def two_groups(count, seed):
     """Features whose first axis tells damage, in the second's shadow: it varies far more, and with the first."""

@@ -9,7 +9,7 @@ from experiments.sdedit.__main__ import Starts, main
 from jaxdiff.errors import UserError
 from jaxdiff.images.files import read_image
 
-pytestmark = pytest.mark.usefixtures("compile_quickly", "flat_faces")
+pytestmark = pytest.mark.usefixtures("flat_faces")
 
 
 def test_sdedit_from_several_starts(normal_prior, tmp_path, read_rows, monkeypatch, capsys):

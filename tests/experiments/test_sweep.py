@@ -24,8 +24,6 @@ from jaxdiff.runs.runner import sample_keys
 from jaxdiff.samplers import scale_zeta
 from tests.conftest import gaussian_prior
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 GRIDS = {
     "zeta": SweepGrid("dps", "", [(0.01,), (0.05,), (0.3,)]),
     "both ends of gamma": SweepGrid("score-ald", "over_variance", [(10.0, 40.0), (40.0, 10.0), (30.0, 30.0)]),
