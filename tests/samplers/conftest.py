@@ -1,4 +1,4 @@
-"""A sampler that shows which keys it was given."""
+"""A sampler that shows which keys it was given, and one chain of any sampler."""
 
 from typing import Any
 
@@ -6,9 +6,22 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
+from jaxdiff import sample
 from jaxdiff.priors.denoiser import Prediction
 from jaxdiff.pytree import pytree
+from jaxdiff.samplers.base import visit_numbers
 from tests.conftest import SHAPE, TIMES
+
+
+@jax.jit
+def run(sampler: Any, key: PRNGKeyArray, times: Any, visits: Any) -> Array:
+    """Returns the image of one chain."""
+    return sampler.image(sample(sampler, key, times, visits=visits)[0])
+
+
+def image_of(sampler: Any, key: PRNGKeyArray, times: Any = TIMES) -> Array:
+    """Returns the image of one chain; all times of as many steps share a program."""
+    return run(sampler, key, times, visit_numbers(times))
 
 
 @pytree
