@@ -39,7 +39,7 @@ def status(name):
     return 1024 * int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 
 count = int(sys.argv[1])
-config = UNetConfig(64, 64, (1, 2), 1, (), out_channels=6, norm_groups=8)
+config = UNetConfig(64, 32, (1,), 1, (), out_channels=6, norm_groups=8)
 network = with_parameters(nnx.eval_shape(lambda: UNet(config, rngs=nnx.Rngs(0))), random_weights(config))
 prior = Denoiser(network, linear(), (64, 64, 3), variance="learned_range")
 sampler, times = DPS(prior, Measurement(Identity(), jnp.zeros((64, 64, 3)), 0.05), 1.0), time_grid(1000, 2)

@@ -20,8 +20,8 @@ from jaxdiff.priors.training import TrainState
 @pytest.mark.slow
 def test_training_runs_resumes_and_leaves_a_prior(tmp_path, capsys):
     config = train_faces.Config(
-        out=tmp_path / "run", size=16, steps=4, batch_size=4, channels=8, channel_mult=(1, 2), norm_groups=4,
-        attention_resolutions=(8,), checkpoint_every=2, sample_every=4, sample_steps=2,
+        out=tmp_path / "run", size=16, steps=4, batch_size=4, channels=8, channel_mult=(1,), norm_groups=4,
+        attention_resolutions=(), checkpoint_every=2, sample_every=4, sample_steps=2,
     )  # fmt: skip
     train_faces.main(config)
     denoiser: Any = load_prior(tmp_path / "run" / "prior")
