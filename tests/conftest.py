@@ -7,6 +7,7 @@ import inspect
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -201,6 +202,15 @@ SAMPLERS: dict[str, Callable[[Any, Measurement], Any]] = {
 def sampler_of(name: str) -> Any:
     """A row of `SAMPLERS` on the small problem."""
     return SAMPLERS[name](*small_problem())
+
+
+@contextmanager
+def compiled_well() -> Iterator[None]:
+    """For programs that run for longer than it takes to compile them."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 # Fixtures

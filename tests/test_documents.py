@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import compiled_well
+
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
     page for folder in ("jaxdiff", "experiments", "convert_weights", ".") for page in (ROOT / folder).glob("*.md")
@@ -59,4 +61,5 @@ def test_the_notebook_runs(monkeypatch, tmp_path):
     namespace: dict = {"display": lambda *shown: None}
     for cell in json.loads(notebook.read_text())["cells"]:
         if cell["cell_type"] == "code":
-            exec("".join(cell["source"]), namespace)
+            with compiled_well():
+                exec("".join(cell["source"]), namespace)

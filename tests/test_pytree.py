@@ -191,11 +191,10 @@ STRANGERS = {
 @pytest.mark.parametrize("make", STRANGERS.values(), ids=STRANGERS)
 def test_many_chains_take_what_is_no_pytree_as_one_chain_does(make):
     sampler, keys = make(), jax.random.split(jax.random.key(0), 2)
-    drawn = sample_many(sampler, keys, TIMES)
-    np.testing.assert_allclose(drawn[0], sample(sampler, keys[0], TIMES)[0], atol=2e-5)
     *_, last = sample_segments(sampler, keys, TIMES, segment=4, observer=Counting())
     assert last.seen.tolist() == [len(TIMES) - 1] * 2
-    np.testing.assert_array_equal(last.state, drawn)
+    np.testing.assert_allclose(last.state[0], sample(sampler, keys[0], TIMES)[0], atol=2e-5)
+    np.testing.assert_allclose(sample_many(sampler, keys, TIMES, segment=4), last.state, atol=2e-5)
     assert plan(sampler, TIMES).per_chain > 0
 
 
@@ -251,8 +250,8 @@ def test_a_guided_chain_has_a_derivative():
         times = np.array([200, 100, -1])
         return jnp.sum(sample(DPS(prior, measurement, zeta), jax.random.key(0), times, state=x_t)[0] ** 2)
 
-    quickly = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-    gradient, value = quickly(jax.grad(loss))(0.5), quickly(loss)
-    slope = (value(0.52) - value(0.48)) / 0.04
+    differentiate = jax.jit(jax.value_and_grad(loss))
+    gradient = differentiate(0.5)[1]
+    slope = (differentiate(0.52)[0] - differentiate(0.48)[0]) / 0.04
     assert abs(float(gradient)) > 0.1
     assert float(gradient) == pytest.approx(float(slope), rel=2e-2)

@@ -15,11 +15,14 @@ from jaxdiff.errors import UserError
 from jaxdiff.measurement import measure
 from jaxdiff.priors.exact import posterior
 from jaxdiff.runs.methods import METHODS
+from tests.conftest import compiled_well
 
+BLIND = ("DPS 1.0", "DPSNorm 1.0")
+OTHERS = ("ScoreALD 1/g", "ScoreALD 1/g2", "DPSLikelihood", "PiGDM", "MMPS")
 CONFIG = bench.Config(
     priors=("independent",),
     operators=("keep 92 %", "keep 8 %"),
-    samplers=("ScoreALD 1/g", "ScoreALD 1/g2", "DPS 1.0", "DPSNorm 1.0", "DPSLikelihood", "PiGDM", "MMPS"),
+    samplers=BLIND + OTHERS,
     steps=(1000,),
     seeds=64,
 )
@@ -39,7 +42,9 @@ def known():
 @pytest.fixture(scope="module")
 def rows():
     """What the bench finds with few samplers and seeds."""
-    every = [row for operator in CONFIG.operators for row in bench.rows_of(CONFIG, "independent", operator)]
+    others = replace(CONFIG, samplers=OTHERS)
+    with compiled_well():
+        every = [*bench.rows_of(CONFIG, "independent", "keep 92 %"), *bench.rows_of(others, "independent", "keep 8 %")]
     return {(row["operator"], row["sampler"]): row for row in every}
 
 
@@ -82,7 +87,7 @@ def test_the_jackknife_knows_the_scatter(known):
 
 @pytest.mark.slow
 def test_norm_scaled_dps_is_blind_where_much_is_measured(rows):
-    for name in ("DPS 1.0", "DPSNorm 1.0"):
+    for name in BLIND:
         assert rows["keep 92 %", name]["std_seen"] > 3
         assert rows["keep 92 %", name]["bias_seen"] > 1
 
@@ -90,10 +95,11 @@ def test_norm_scaled_dps_is_blind_where_much_is_measured(rows):
 @pytest.mark.slow
 def test_norm_scaled_dps_collapses_where_little_is_measured():
     """On 32x32 pixels; on fewer the last step overshoots, and the collapse is not complete."""
-    names = ("DPS 1.0", "DPSNorm 1.0")
-    config = replace(CONFIG, size=32, samplers=names, seeds=32)
-    rows: Any = {row["sampler"]: row for row in bench.rows_of(config, "independent", "keep 8 %")}
-    for name in names:
+    # 16 seeds of some 240 observed numbers: the deviation is known to 1 %.
+    config = replace(CONFIG, size=32, samplers=BLIND, seeds=16)
+    with compiled_well():
+        rows: Any = {row["sampler"]: row for row in bench.rows_of(config, "independent", "keep 8 %")}
+    for name in BLIND:
         assert rows[name]["std_seen"] < 0.02
         assert rows[name]["misfit"] < 0.001
 

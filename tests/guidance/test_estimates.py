@@ -16,9 +16,12 @@ X_T = jax.random.normal(jax.random.key(2), SHAPE)
 LINEAR = [name for name, row in OPERATORS.items() if row.matrix is not None and name != "waves"]
 
 
+predict = jax.jit(lambda prior, x_t, t: prior.predict(x_t, t))
+
+
 def both(rule: object, t: int) -> tuple[np.ndarray, np.ndarray, Prediction]:
     """The estimate before and after it was moved, as vectors in double precision."""
-    prediction = jax.jit(lambda prior, x_t, t: prior.predict(x_t, t))(rule, X_T, t)
+    prediction = predict(rule, X_T, t)
     before, after = prediction.before_guidance, prediction.x0_hat
     return np.asarray(before, np.float64).ravel(), np.asarray(after, np.float64).ravel(), prediction
 
