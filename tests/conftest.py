@@ -62,12 +62,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests that need PyTorch, or a browser, by what they ask for."""
+    """Marks the tests that need PyTorch, or a browser, by what they ask for, and those of scripts as slow."""
     for item in items:
         source = inspect.getsource(getattr(item, "function", None) or type(item))
         asked = set(getattr(item, "fixturenames", ())) & {"torch", "adm", "both", "azula", "peers", "written"}
         if asked or 'importorskip("torch' in source:
             item.add_marker(pytest.mark.parity)
+        if item.path.parent.name in ("cli", "convert_weights", "experiments"):
+            item.add_marker(pytest.mark.slow)
         if item.path.stem.endswith("_browser"):
             item.add_marker(pytest.mark.browser)
 

@@ -184,6 +184,7 @@ def refused(home: Path, capsys: pytest.CaptureFixture) -> Iterator[list]:
 OUTS = {"files of the user": "mine", "a file": "notes.txt", "here": "."}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overwrite", [False, True], ids=["", "overwrite"])
 @pytest.mark.parametrize("out", OUTS.values(), ids=OUTS)
 @pytest.mark.parametrize("name", COMMANDS)
@@ -195,6 +196,7 @@ def test_a_folder_of_the_user_is_left_alone(name, out, overwrite, home, monkeypa
         codes.append(run(name, told(row, out, *["--overwrite"] * overwrite), monkeypatch))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, row in COMMANDS.items() if row.reads is not None])
 def test_what_is_read_is_not_in_what_is_written(name, home, monkeypatch, capsys):
     """Also in a folder of the command's own, which `--overwrite` would replace."""

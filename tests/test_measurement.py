@@ -16,6 +16,7 @@ from tests.operators.conftest import OPERATORS, Waves
 X = 0.5 * jax.random.normal(jax.random.key(6), SHAPE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPERATORS)
 def test_noise_falls_on_what_is_observed_and_on_nothing_else(name):
     operator = OPERATORS[name].make()
@@ -29,6 +30,7 @@ def test_noise_falls_on_what_is_observed_and_on_nothing_else(name):
 PAIRS = [(name, noise) for name in ("random", "saturation") for noise in NOISES]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("operator", "noise"), [*PAIRS, ("sums", "gaussian"), ("waves", "gaussian")])
 def test_the_truth_is_one_deviation_from_the_data(operator, noise):
     """Averaged over 200 measurements, whose entries are many, the mean square is 1."""

@@ -70,6 +70,7 @@ def rows() -> dict[str, Callable[[], Any]]:
     return made | {f"noise {name}": make for name, make in NOISES.items()} | {f"prior {n}": PRIORS[n] for n in PRIORS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", rows().values(), ids=rows())
 def test_copies_through_files_and_in_memory_are_equal(make):
     one = make()
@@ -187,6 +188,7 @@ STRANGERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("make", STRANGERS.values(), ids=STRANGERS)
 def test_many_chains_take_what_is_no_pytree_as_one_chain_does(make):
@@ -223,6 +225,7 @@ TRACED: dict[str, tuple[Any, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "numbers"), TRACED.values(), ids=TRACED)
 def test_numbers_of_a_constructor_may_be_traced(make, numbers):
     """Checks look at what is known; a sweep equals its members one by one."""

@@ -56,6 +56,7 @@ def test_a_network_runs_without_jaxdiff_and_draws_the_same(tmp_path):
         assert said in refused.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mmps", "no image as state"])
 def test_every_number_of_a_sampler_is_an_argument(name):
     sampler = sampler_of(name)

@@ -92,6 +92,7 @@ def on_devices(tmp_path_factory) -> dict[str, np.ndarray]:
         return dict(stored)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["noise", "network"])
 def test_neighbours_and_place_change_no_bit(name):
     """For every row of the table, the laws of samplers draw in shuffled batches."""

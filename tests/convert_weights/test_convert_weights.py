@@ -166,7 +166,6 @@ def test_network_with_other_norm_groups_matches_torch(adm, monkeypatch):
     check_against_torch(replace(FACES_32, channel_mult=(1, 2), attention_resolutions=(16,)), 16, run_once)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("size", [64, 256])
 def test_ffhq_network_matches_torch(adm, size):
     """All 93,563,910 parameters, at 256 pixels with the attention over 16 x 16 it was made for."""

@@ -20,7 +20,6 @@ def config(normal_prior, photo, tmp_path):
     return Compare(prior=normal_prior, image=photo, steps=4, seeds=2, out=tmp_path / "results")
 
 
-@pytest.mark.slow
 def test_compare_writes_everything_and_goes_on(config, read_rows, capsys):
     main(config)
     rows = read_rows(config.out)

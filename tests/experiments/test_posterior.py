@@ -85,14 +85,12 @@ def test_the_jackknife_knows_the_scatter(known):
         assert 0.5 < scatter / stated < 2, name
 
 
-@pytest.mark.slow
 def test_norm_scaled_dps_is_blind_where_much_is_measured(rows):
     for name in BLIND:
         assert rows["keep 92 %", name]["std_seen"] > 3
         assert rows["keep 92 %", name]["bias_seen"] > 1
 
 
-@pytest.mark.slow
 def test_norm_scaled_dps_collapses_where_little_is_measured():
     """On 32x32 pixels; on fewer the last step overshoots, and the collapse is not complete."""
     # 16 seeds of some 240 observed numbers: the deviation is known to 1 %.
@@ -104,7 +102,6 @@ def test_norm_scaled_dps_collapses_where_little_is_measured():
         assert rows[name]["misfit"] < 0.001
 
 
-@pytest.mark.slow
 def test_noise_aware_samplers_are_calibrated(rows):
     for operator in CONFIG.operators:
         for name in ("PiGDM", "MMPS"):
@@ -118,7 +115,6 @@ def test_noise_aware_samplers_are_calibrated(rows):
         assert rows[operator, "DPSLikelihood"]["bias_seen"] < 0.25
 
 
-@pytest.mark.slow
 def test_gamma_squared_is_another_method_than_gamma(rows):
     for operator in CONFIG.operators:
         assert rows[operator, "ScoreALD 1/g"]["misfit"] < 3
@@ -144,7 +140,6 @@ def test_every_row_of_methods_is_tried():
         assert all(bench.SAMPLERS[name] == (method, chosen) for name, chosen in row.bench.items())
 
 
-@pytest.mark.slow
 def test_tables_show_every_sampler(rows):
     every = list(rows.values())
     long, short = full_table(every), short_table(every, "independent", CONFIG.operators, 1000)

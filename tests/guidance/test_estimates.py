@@ -26,6 +26,7 @@ def both(rule: object, t: int) -> tuple[np.ndarray, np.ndarray, Prediction]:
     return np.asarray(before, np.float64).ravel(), np.asarray(after, np.float64).ravel(), prediction
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LINEAR)
 @pytest.mark.parametrize("t", [50, 500])
 def test_diffpir_is_the_regularised_least_squares_solution(name: str, t: int) -> None:

@@ -34,6 +34,7 @@ def spread(name: str, t: int) -> tuple[np.ndarray, float, np.ndarray]:
     return prior - np.sqrt(alpha_bar) * gain @ prior, alpha_bar, mean
 
 
+@pytest.mark.slow
 @every_rule
 @pytest.mark.parametrize("t", [50, 500])
 @pytest.mark.parametrize(
@@ -101,6 +102,7 @@ def test_the_variance_of_a_step_stays_the_priors(rule):
     np.testing.assert_allclose(guided, own, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("integrator", [DDPM, DDIM])
 def test_mmps_draws_from_the_posterior_under_both_integrators(integrator):
     """Of independent pixels: mean and variance of many samples, in 250 steps; DDPM's lose a little variance."""

@@ -95,6 +95,7 @@ def test_every_step_is_remembered_as_it_was():
     assert (seen.steps, seen.first_bad) == (3, -1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "times"),
     [(DDPM, TIMES), (DDIM, TIMES), (lambda prior: DDIM(prior, 0.5), TIMES), (Momentum, TIMES), (DDIM, RISING)],
@@ -127,6 +128,7 @@ def test_draws_from_the_posterior_have_the_residual_of_the_noise():
     assert words.count("healthy") > 0.99 * n
 
 
+@pytest.mark.slow
 @both_tasks
 def test_exact_draws_and_healthy_runs_are_called_healthy(task):
     measurement = measured(task)

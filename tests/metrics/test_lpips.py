@@ -156,6 +156,7 @@ def test_gradient_equals_pytorch_in_float64(net, weights, files):
     assert np.linalg.norm(np.asarray(found) - expected) <= 1e-12 * np.linalg.norm(expected)
 
 
+@pytest.mark.slow
 def test_value_equals_lpips_j(weights, files, monkeypatch):
     lpips_j = pytest.importorskip("lpips_j.lpips")
     linen = pytest.importorskip("flax.linen")
@@ -177,6 +178,7 @@ def test_value_equals_lpips_j(weights, files, monkeypatch):
     np.testing.assert_allclose(found, np.squeeze(expected), rtol=1e-5)
 
 
+@pytest.mark.slow
 @both_nets
 def test_equal_images_are_at_distance_zero_with_a_zero_gradient(net, files):
     x, _ = pair()
@@ -186,6 +188,7 @@ def test_equal_images_are_at_distance_zero_with_a_zero_gradient(net, files):
     assert 0 <= np.max(np.abs(gradient)) < 1e-10
 
 
+@pytest.mark.slow
 def test_distance_is_symmetric_and_positive(lpips):
     x, reference = pair()
     there, back = distance(lpips, x, reference), distance(lpips, reference, x)
@@ -206,6 +209,7 @@ def test_gradient_is_finite_where_features_vanish(weights, tmp_path, dead):
     assert bool(jnp.all(gradient == 0)) is dead
 
 
+@pytest.mark.slow
 @both_nets
 def test_jitted_vmap_equals_a_loop(net, files):
     lpips = load_lpips(net, files / f"lpips_{net}.npz")
@@ -399,6 +403,7 @@ def hub(nowhere, weights, monkeypatch):
     return state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cached", [False, True])
 def test_lpips_j_files_give_the_same_network(hub, files, cached):
     hub["cached"] = cached

@@ -38,6 +38,7 @@ def draw(shape, rows):
 SHAPES = [((2, 20, 6), 3, 1), ((1, 8, 8, 8), 8, 1), ((3, 9, 4), 1, 3), ((2, 4, 8, 6), 2, 2), ((1, 1, 4), 2, 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("silu", [False, True])
 @pytest.mark.parametrize(("shape", "groups", "rows"), SHAPES)
 def test_value_and_gradients_equal_jax(shape, groups, rows, silu):
@@ -51,6 +52,7 @@ def test_value_and_gradients_equal_jax(shape, groups, rows, silu):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("silu", [False, True])
 @pytest.mark.parametrize(("shape", "groups", "rows"), SHAPES)
 def test_second_derivatives_equal_jax(shape, groups, rows, silu):
@@ -196,6 +198,7 @@ def test_rematerialization_changes_no_gradient():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * float(jnp.abs(b).max()))
 
 
+@pytest.mark.slow
 def test_rematerialization_keeps_less_for_the_gradient():
     """What a device without the room for more would have to hold, whatever its compiler does."""
 

@@ -44,6 +44,7 @@ def test_float32_asks_for_full_precision_in_every_product_forwards_and_backwards
     assert all("HIGHEST" in line for line in found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["tf32", "bfloat16"])
 def test_the_operator_is_full_float32_whatever_the_network_is(dtype):
     full = [line for line in products(dtype) if "HIGHEST" in line]
@@ -63,6 +64,7 @@ def test_bfloat16_rounds_what_every_product_of_the_network_takes():
     assert len(rest) == 4 + 2 * attentions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_chains_and_gradients_are_float32(dtype):
     sampler: Any = make_sampler(dtype)

@@ -154,6 +154,7 @@ def white_prior() -> GaussianPrior:
     return GaussianPrior(jnp.zeros((16, 32, 3)), Diagonal(jnp.full((16, 32, 3), 0.2)), linear())
 
 
+@pytest.mark.slow
 @both_sizes
 def test_ddnm_projects_the_posterior_mean_and_its_samples_are_of_the_file(subsampling):
     operator, truth = JPEG(10, subsampling), scaled(picture((16, 32)))
@@ -167,6 +168,7 @@ def test_ddnm_projects_the_posterior_mean_and_its_samples_are_of_the_file(subsam
     np.testing.assert_allclose(compress(operator, x), measurement.y, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_dps_follows_the_derivative_and_rules_for_linear_operators_refuse():
     operator, truth = JPEG(10, "4:4:4"), scaled(picture((16, 32)))
     measurement = Measurement(operator, compress(operator, truth), 0.05)

@@ -9,6 +9,7 @@ from jaxdiff.operators import Blur, motion_kernel, motion_kernel_from_key
 from tests.operators.conftest import smeared
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("length", "angle"), [(9, 0), (7.5, 90), (12, 33), (5, -60), (0.5, 10), (15, 210)])
 def test_a_straight_motion_is_the_mean_of_bilinear_views(length, angle):
     kernel = motion_kernel(length, angle)
@@ -32,6 +33,7 @@ def test_no_length_is_no_blur():
     np.testing.assert_allclose(motion_kernel(0, 45), [[1.0]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("intensity", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("size", [1, 3, 21, 61])
 def test_random_motions_sum_to_one_around_the_middle(size, intensity):
@@ -48,6 +50,7 @@ def test_random_motions_sum_to_one_around_the_middle(size, intensity):
     assert size == 1 or len({kernel.tobytes() for kernel in kernels}) == 8
 
 
+@pytest.mark.slow
 def test_intensity_bends_the_path():
     """The share of the variance across the main direction: none of a line, much of a scribble."""
     keys, away = jax.random.split(jax.random.key(1), 16), np.arange(41) - 20

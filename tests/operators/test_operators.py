@@ -40,6 +40,7 @@ def expected(row: OperatorRow, x: Any) -> np.ndarray:
     return row.function(x64).ravel() if row.function else row.matrix @ x64.ravel()  # pyright: ignore
 
 
+@pytest.mark.slow
 @all_rows
 def test_equals_its_definition_as_it_is_and_compiled(row):
     operator, (x,) = row.make(), images(2)
@@ -57,6 +58,7 @@ def test_the_shape_of_a_measurement_is_known_before_and_so_is_what_is_observed(r
     np.testing.assert_array_equal(seen, wanted)
 
 
+@pytest.mark.slow
 @all_rows
 def test_gradients_are_those_of_finite_differences(row):
     operator, (x, direction) = row.make(), images(4, 2)
@@ -68,6 +70,7 @@ def test_gradients_are_those_of_finite_differences(row):
     )
 
 
+@pytest.mark.slow
 @all_rows
 def test_stacked_operators_run_in_one_vmap(row):
     operator, x = row.make(), images(5, 2)
@@ -87,6 +90,7 @@ def test_only_the_linear_ones_are_called_linear(row):
     assert is_linear(row.make(), jax.ShapeDtypeStruct(SHAPE, jnp.float32)) == (row.matrix is not None)
 
 
+@pytest.mark.slow
 @linear_rows
 def test_the_adjoint_is_that_of_the_matrix_in_the_real_inner_product(row):
     operator, (x, z) = row.make(), images(1, 2)
@@ -118,6 +122,7 @@ def test_two_are_equal_where_their_numbers_are(row):
 FLOATING = ("float64", "float32", "bfloat16", "float16")
 
 
+@pytest.mark.slow
 @all_rows
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("dtype", [*FLOATING, "int32", "uint8"])
@@ -134,6 +139,7 @@ def test_pixels_of_any_type_are_taken_and_the_type_is_kept(row, dtype):
         np.testing.assert_allclose(np.ravel(y).astype(complex), wanted, atol=bound * np.abs(wanted).max())
 
 
+@pytest.mark.slow
 @linear_rows
 def test_the_pseudo_inverse_is_that_of_the_matrix(row):
     operator, (x,) = row.make(), images(3)
@@ -144,6 +150,7 @@ def test_the_pseudo_inverse_is_that_of_the_matrix(row):
     np.testing.assert_allclose(np.ravel(found), np.linalg.pinv(row.matrix) @ np.ravel(y), atol=2e-2)
 
 
+@pytest.mark.slow
 @spectral_rows
 def test_a_closed_pseudo_inverse_equals_conjugate_gradients(row):
     operator, (x,) = row.make(), images(4)
@@ -192,6 +199,7 @@ def test_gaussian_blur_has_scipys_kernel_and_is_scipys_filter():
     np.testing.assert_allclose(blur(jnp.asarray(x, jnp.float32)), filtered, atol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sides", [(20, 14), (333, 257), (17, 400), (3, 3), (1, 5), (1, 1)])
 @pytest.mark.parametrize("kernel_sides", [(3, 3), (1, 31), (31, 5), (1, 1)])
 def test_blurs_equal_scipys_with_both_borders(sides, kernel_sides):

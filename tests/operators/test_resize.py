@@ -13,6 +13,7 @@ SIZES = [((24, 36), 3), ((32, 20), 4), ((14, 6), 2), ((5, 7), 1), ((4, 4), 4), (
 METHODS = {"mean": (BlockMean, Image.Resampling.BOX), "bicubic": (Bicubic, Image.Resampling.BICUBIC)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 @pytest.mark.parametrize(("sides", "factor"), SIZES)
 def test_pictures_become_pillows(method, sides, factor):

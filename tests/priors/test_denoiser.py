@@ -21,6 +21,7 @@ predict_many = quickly(lambda prior, x_t, t: jax.vmap(prior.predict, (0, None))(
 X_T = jax.random.normal(jax.random.key(2), SHAPE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRIORS)
 def test_every_prior_predicts_finite_images_and_keeps_the_protocol(name):
     prior = PRIORS[name]()

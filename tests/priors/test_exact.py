@@ -48,6 +48,7 @@ def by_matrices(moments: Moments, a: np.ndarray, y: np.ndarray) -> Moments:
 summarise = jax.jit(lambda exact: (exact.mean, variance(exact)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prior_name", ["diagonal", "dense", "stationary", "mixture"])
 @pytest.mark.parametrize("operator_name", ["identity", "random", "blur", "sums"])
 def test_equals_dense_linear_algebra(prior_name, operator_name):
@@ -61,6 +62,7 @@ def test_equals_dense_linear_algebra(prior_name, operator_name):
         np.testing.assert_allclose(jnp.exp(exact.log_weights), wanted.weights, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("prior_name", "operator_name"), [("diagonal", "random"), ("stationary", "blur"), ("mixture", "box")]
 )
@@ -120,6 +122,7 @@ def natural(shape: tuple[int, int, int], operator: Any) -> tuple[GaussianPrior, 
     return prior, measure(jax.random.key(1), operator, prior.sample(jax.random.key(0)), SIGMA_Y)
 
 
+@pytest.mark.slow
 def test_conjugate_gradients_agree_with_the_factor():
     """Where both fit, the iterations reach the float64 factor's mean to a hundredth of a posterior deviation."""
     prior, measurement = natural((16, 12, 3), GaussianBlur(1.0, 9))
@@ -130,6 +133,7 @@ def test_conjugate_gradients_agree_with_the_factor():
     np.testing.assert_allclose(jax.jit(lambda p: p.mean)(iterated), exact.mean, atol=6e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "operator", [GaussianBlur(1.5, 13), BoxMask(20, 20, 24, 24), Identity()], ids=["blur", "box", "all"]
 )
@@ -144,6 +148,7 @@ def test_float32_suffices_at_64_pixels(operator):
     assert jnp.sqrt(jnp.mean((product - y) ** 2)) < 0.01 * SIGMA_Y
 
 
+@pytest.mark.slow
 def test_what_has_no_answer_is_refused():
     prior, measurement, _ = problem("diagonal", "random")
     with pytest.raises(ValueError, match="`sigma_y` must be positive"):

@@ -39,6 +39,7 @@ def by_bayes(moments: Moments, x_t: np.ndarray, t: int) -> tuple[float, np.ndarr
     return total, given.mean, given.covariance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("t", [0, 400, 999])
 def test_equals_dense_linear_algebra(case, t):
     prior, moments = case
@@ -66,6 +67,7 @@ def test_derivatives_are_what_they_should_be(case):
         np.testing.assert_allclose(jacobian_product, product, atol=1e-3 * float(jnp.abs(product).max()))
 
 
+@pytest.mark.slow
 def test_samples_have_the_priors_moments(case):
     (prior, moments), n = case, 2000
     keys = jax.random.split(jax.random.key(4), n)

@@ -42,6 +42,7 @@ def test_holes_are_filled_biharmonically() -> None:
     np.testing.assert_allclose(found.ravel()[~seen], np.clip(hidden, -1, 1), atol=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 1, 3), (17, 5, 3), (40, 33, 3)])
 def test_a_plane_is_filled_exactly_at_any_size(shape: tuple[int, int, int]) -> None:
     """One grey is continued as that grey, whatever the hole."""
@@ -51,6 +52,7 @@ def test_a_plane_is_filled_exactly_at_any_size(shape: tuple[int, int, int]) -> N
     np.testing.assert_allclose(np.asarray(smoothest(measurement, shape)), 0.25, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["identity", "blur", "bicubic", "random"])
 def test_with_noise_it_is_the_regularised_solution(name: str) -> None:
     """The normal equations of the formula, by a dense solver."""

@@ -33,6 +33,7 @@ def prior(tmp_path):
     return tmp_path / "prior"
 
 
+@pytest.mark.slow
 def test_round_trip_is_exact_and_runs(prior):
     weights, config = read_prior(prior)
     assert config == PriorConfig(TINY, source={"file": "x.pt"})
@@ -48,6 +49,7 @@ def test_round_trip_is_exact_and_runs(prior):
     assert loaded.predict(x, 3).variance_fraction.shape == (8, 8, 3)
 
 
+@pytest.mark.slow
 def test_stored_precision_is_kept_and_computing_is_float32(tmp_path):
     half = {k: v.astype(np.float16) for k, v in tiny_weights().items()}
     save_prior(tmp_path / "half", half, PriorConfig(TINY))
@@ -69,6 +71,7 @@ def test_weights_must_fit_exactly():
             with_parameters(network, bad)
 
 
+@pytest.mark.slow
 def test_a_full_folder_is_not_replaced_unasked(prior):
     before = sorted(p.name for p in prior.parent.iterdir())
     with pytest.raises(FileExistsError, match="not empty"):
@@ -115,6 +118,7 @@ def other_architecture(prior):
     changed(prior, "network", out_channels=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "match"),
     [

@@ -22,6 +22,7 @@ def photos():
     return load_prior("photos")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(192, 130, 3), (97, 211, 3), (64, 240, 3)])
 def test_the_estimate_is_that_of_the_whole_image(photos, shape) -> None:
     """FFDNet sees 24 pixels, the context of a tile; odd sides are continued as the network itself does."""
@@ -34,6 +35,7 @@ def test_the_estimate_is_that_of_the_whole_image(photos, shape) -> None:
     np.testing.assert_allclose(found.x0_hat, whole.x0_hat, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_only_tiles_that_are_wanted_are_looked_at(photos) -> None:
     """The wanted pixels get the whole image's estimate; where no tile is, it is the noisy image itself."""
     shape, wanted = (256, 256, 3), np.zeros((256, 256), bool)
@@ -71,6 +73,7 @@ def test_tiles_without_room_are_refused(photos, side) -> None:
         tiled(photos, (500, 500, 3), side)
 
 
+@pytest.mark.slow
 def test_gradients_flow_through_tiles(photos) -> None:
     """Rules with a gradient work: it is that of the whole image.
 

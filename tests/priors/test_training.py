@@ -90,6 +90,7 @@ def test_variational_bound_at_zero_is_the_likelihood_of_an_eight_bit_value():
     np.testing.assert_allclose(found, wanted, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_bound_trains_the_variance_only():
     schedule, x0 = linear(), 0.5 * jnp.ones((4, 2, 2, 3))
 

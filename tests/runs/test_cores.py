@@ -24,6 +24,7 @@ print(jax.device_count())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not say which cores are allowed")
 @pytest.mark.parametrize(
     ("environment", "expected"),

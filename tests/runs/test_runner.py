@@ -137,6 +137,7 @@ def test_damage_and_divergence_are_one_sentence(tmp_path):
         (tmp_path / name).unlink()
 
 
+@pytest.mark.slow
 def test_a_start_of_ones_own_is_kept_too(tmp_path):
     prior, _ = small_problem()
     console, store = Console(quiet=True), tmp_path / "run.npz"
@@ -178,6 +179,7 @@ def test_more_samples_change_none_of_the_first():
     assert len(np.unique(more, axis=0)) == 5
 
 
+@pytest.mark.slow
 def test_a_run_with_auto_keeps_its_batch_size_where_it_still_fits(tmp_path, monkeypatch):
     run, console, store = make_run(), Console(quiet=True), tmp_path / "auto.npz"
 

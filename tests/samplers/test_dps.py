@@ -20,6 +20,7 @@ def step_of(sampler, t=300, s=200):
     return sampler.step(KEY, X_T, t, s)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["random", "sums", "waves", "saturation"])
 def test_the_gradient_equals_the_closed_form(name):
     """With a Gaussian prior `x0_hat` is affine in `x_t`: the gradient is `-2 gain Re(J^H (y - A(x0_hat)))`."""

@@ -33,6 +33,7 @@ def start_and_step(sampler, keys, start, t, s):
 later = jax.jit(renoise)
 
 
+@pytest.mark.slow
 @every_sampler
 def test_an_image_is_finite_and_its_key_decides_it(name):
     assert isinstance(sampler_of(name), Sampler)
@@ -44,6 +45,7 @@ def test_an_image_is_finite_and_its_key_decides_it(name):
     assert np.abs(first - other).max() > 1e-2
 
 
+@pytest.mark.slow
 @every_sampler
 def test_many_are_a_loop_over_keys_in_any_batches_segments_and_order(name):
     """In another order every sample has another place and other neighbours, and the same bits."""
@@ -64,6 +66,7 @@ def test_times_may_rise_and_repeat_with_fresh_noise(name):
     assert np.abs(up_and_down - stale).max() > 1e-2
 
 
+@pytest.mark.slow
 @every_sampler
 @pytest.mark.parametrize(("t", "s"), [(300, 600), (-1, 400), (500, 500)])
 def test_where_time_rises_a_step_is_that_of_the_forward_process_and_nothing_is_guided(name, t, s):
@@ -72,6 +75,7 @@ def test_where_time_rises_a_step_is_that_of_the_forward_process_and_nothing_is_g
     np.testing.assert_allclose(after, later(sampler.prior.schedule, KEYS[1], before, t, s), atol=2e-6)
 
 
+@pytest.mark.slow
 @every_sampler
 def test_new_numbers_cost_no_trace(name):
     sampler = sampler_of(name)
@@ -82,6 +86,7 @@ def test_new_numbers_cost_no_trace(name):
     assert len(TRACED) == traced
 
 
+@pytest.mark.slow
 @every_sampler
 def test_a_step_keeps_all_types_in_double_precision(name):
     """With `JAX_ENABLE_X64`, as a scan asks, under observation too."""

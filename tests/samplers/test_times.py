@@ -39,6 +39,7 @@ def test_a_run_without_repetition_visits_every_time_once():
     assert bits(step_key(KEYS[0], 7, 0)) == bits(jax.random.fold_in(KEYS[0], 7))
 
 
+@pytest.mark.slow
 def test_a_run_in_parts_is_the_whole_run_where_times_repeat():
     sampler = DDPM(gaussian_prior())
     whole, visits = sample(sampler, KEYS[0], RISING)[0], visit_numbers(RISING)

@@ -144,6 +144,7 @@ def run_reference(name):
     return images, np.stack([said.x0 for said in estimates]), np.stack([said.unclipped for said in estimates])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_every_step_is_that_of_the_official_code(name):
     images, x0_hats = follow(CASES[name][0](), KEY, time_grid(1000, STEPS, 500 if name == "sdedit" else None))
