@@ -91,12 +91,12 @@ def test_norm_scaled_dps_is_blind_where_much_is_measured(rows):
         assert rows["keep 92 %", name]["bias_seen"] > 1
 
 
-def test_norm_scaled_dps_collapses_where_little_is_measured():
+def test_norm_scaled_dps_collapses_where_little_is_measured(monkeypatch):
     """On 32x32 pixels; on fewer the last step overshoots, and the collapse is not complete."""
-    # 16 seeds of some 240 observed numbers: the deviation is known to 1 %.
-    config = replace(CONFIG, size=32, samplers=BLIND, seeds=16)
-    with compiled_well():
-        rows: Any = {row["sampler"]: row for row in bench.rows_of(config, "independent", "keep 8 %")}
+    # 8 seeds of some 240 observed numbers: the deviation is known to 2 %. Its error is not looked at, and costs most.
+    monkeypatch.setattr("experiments.posterior.calibration.GROUPS", 2)
+    config = replace(CONFIG, size=32, samplers=BLIND, seeds=8)
+    rows: Any = {row["sampler"]: row for row in bench.rows_of(config, "independent", "keep 8 %")}
     for name in BLIND:
         assert rows[name]["std_seen"] < 0.02
         assert rows[name]["misfit"] < 0.001
