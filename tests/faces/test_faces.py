@@ -36,6 +36,7 @@ def test_draw_fills_the_range_and_stays_in_it(drawn):
     assert 0.9 < drawn.max() <= 1
 
 
+@pytest.mark.slow
 def test_the_same_key_is_the_same_face_alone_or_in_a_batch(drawn):
     one = jax.jit(faces.draw_face, static_argnums=1)
     for i in (0, 7, 200):

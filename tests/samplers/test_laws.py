@@ -57,6 +57,7 @@ def test_many_are_a_loop_over_keys_in_any_batches_segments_and_order(name):
         np.testing.assert_array_equal(again, drawn[order])
 
 
+@pytest.mark.slow
 @every_sampler
 def test_times_may_rise_and_repeat_with_fresh_noise(name):
     up_and_down = image(name, KEYS[0], RISING)
