@@ -44,8 +44,9 @@ from jaxdiff.images.fit import read_fitted
 from jaxdiff.images.grid import grid
 from jaxdiff.networks.precision import Dtype
 from jaxdiff.networks.unet import UNet, UNetConfig
+from jaxdiff.priors.config import PriorConfig
 from jaxdiff.priors.denoiser import Target, Variance
-from jaxdiff.priors.storage import PriorConfig, parameters, save_prior
+from jaxdiff.priors.storage import parameters, save_prior
 from jaxdiff.priors.training import TrainState, make_optimizer, make_train_step
 from jaxdiff.samplers.ddpm import DDPM
 from jaxdiff.schedule import time_grid

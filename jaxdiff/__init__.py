@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from jaxdiff.metrics.diagnosis import Diagnose, Diagnosis, Verdict, verdict
     from jaxdiff.noise import GaussianNoise, PoissonNoise
     from jaxdiff.priors import exact
+    from jaxdiff.priors.config import PriorError
     from jaxdiff.priors.denoiser import Denoiser, Prediction
     from jaxdiff.priors.gaussian import GaussianPrior
     from jaxdiff.priors.mixture import MixturePrior
-    from jaxdiff.priors.storage import PriorError, load_prior
+    from jaxdiff.priors.storage import load_prior
     from jaxdiff.priors.tweedie import tweedie_variance
     from jaxdiff.samplers import DDIM, DDPM, DPS, DPSLikelihood, DPSNorm, ScoreALD, SDEdit, scale_gamma, scale_zeta
     from jaxdiff.samplers.base import sample

@@ -42,9 +42,10 @@ from jaxdiff.measurement import Measurement, measure
 from jaxdiff.networks.unet import UNet, UNetConfig
 from jaxdiff.noise import GaussianNoise, PoissonNoise
 from jaxdiff.operators import Identity
+from jaxdiff.priors.config import PriorConfig
 from jaxdiff.priors.denoiser import Prediction, Prior, WrappedPrior
 from jaxdiff.priors.gaussian import Diagonal
-from jaxdiff.priors.storage import PriorConfig, save_prior, with_parameters
+from jaxdiff.priors.storage import save_prior, with_parameters
 from jaxdiff.pytree import pytree
 from jaxdiff.runs.methods import METHODS, HyperParameters, make_run
 from jaxdiff.samplers.base import ancestral_step, perturb

@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from jaxdiff.priors.config import PriorConfig
 from jaxdiff.priors.denoiser import Target, Variance
-from jaxdiff.priors.storage import PriorConfig
 
 Tensors = Mapping[str, np.ndarray]
 

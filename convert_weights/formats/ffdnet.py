@@ -12,7 +12,7 @@ import numpy as np
 
 from convert_weights.formats.base import Choices, Converted, Format, Tensors
 from jaxdiff.networks.ffdnet import FFDNetConfig
-from jaxdiff.priors.storage import PriorConfig
+from jaxdiff.priors.config import PriorConfig
 
 
 def ffdnet_from_torch(tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], FFDNetConfig]:

@@ -17,7 +17,8 @@ from jaxdiff import DDPM, Denoiser, DPSNorm, Measurement, load_prior, sample, sc
 from jaxdiff.networks.precision import Dtype
 from jaxdiff.networks.unet import FFHQ_256, UNet, UNetConfig
 from jaxdiff.operators import BoxMask
-from jaxdiff.priors.storage import PriorConfig, parameters, with_parameters
+from jaxdiff.priors.config import PriorConfig
+from jaxdiff.priors.storage import parameters, with_parameters
 
 TINY = UNetConfig(8, 32, (1,), 1, (), num_head_channels=32)
 """For trying the benchmark out: its times mean nothing."""

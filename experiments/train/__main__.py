@@ -44,7 +44,8 @@ from experiments.train.leaves import draw_leaves
 from jaxdiff.errors import UserError, check_positive
 from jaxdiff.networks.precision import Dtype
 from jaxdiff.networks.unet import UNet, UNetConfig
-from jaxdiff.priors.storage import PriorConfig, parameters, save_prior
+from jaxdiff.priors.config import PriorConfig
+from jaxdiff.priors.storage import parameters, save_prior
 from jaxdiff.priors.training import TrainState, make_optimizer, make_train_step
 from jaxdiff.schedule import Schedule
 

@@ -12,7 +12,8 @@ from rich.console import Console
 import jaxdiff
 from jaxdiff import guidance, operators, samplers
 from jaxdiff.metrics.lpips_files import LPIPSWeightsNotFound, find_arrays
-from jaxdiff.priors.storage import SHIPPED, PriorError, read_config
+from jaxdiff.priors.config import PriorError, read_config
+from jaxdiff.priors.storage import SHIPPED
 from jaxdiff.runs.folder import environment
 from jaxdiff.runs.methods import KNOWN_METHODS, PHOTO_METHODS, TASKS
 

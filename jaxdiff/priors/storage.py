@@ -5,14 +5,11 @@ they came; `load_prior` says in which to compute.
 """
 
 import json
-import math
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,114 +17,19 @@ import numpy as np
 from flax import nnx
 
 from jaxdiff.disk import FolderKind, new_folder
-from jaxdiff.errors import UserError, start_devices
-from jaxdiff.networks.ffdnet import FFDNet, FFDNetConfig
+from jaxdiff.errors import start_devices
 from jaxdiff.networks.precision import Dtype
-from jaxdiff.networks.unet import PUBLISHED, UNet, UNetConfig
-from jaxdiff.priors.denoiser import Denoiser, Target, Variance
-from jaxdiff.priors.noise_level import ByNoiseLevel
-from jaxdiff.schedule import Schedule, cosine, from_betas, linear, scaled_linear, sigmoid
+from jaxdiff.networks.unet import PUBLISHED
+from jaxdiff.priors.config import FORMAT, KINDS, PriorConfig, PriorError, blamed_on, read_config
+from jaxdiff.priors.denoiser import Denoiser
 
 SHIPPED = Path(__file__).parent.parent / "weights"
 """The folder of the priors that come with the package; their names are the names of its sub-folders."""
 
-NetworkConfig = UNetConfig | FFDNetConfig
-Network = UNet | FFDNet
 AnyNetwork = TypeVar("AnyNetwork", bound=nnx.Module)
-Owner = TypeVar("Owner")
-
-_SCHEDULES = {
-    "linear": linear,
-    "cosine": cosine,
-    "scaled_linear": scaled_linear,
-    "sigmoid": sigmoid,
-    "betas": lambda betas: from_betas(np.asarray(betas, np.float64)),
-}
-_FORMAT = 1
-
 
 PRIOR_FOLDER = FolderKind(("config.json", "weights"), "config.json", ("format", "network", "schedule"))
 """What the folder of a prior consists of."""
-
-
-class PriorError(UserError):
-    """A prior folder is missing, incomplete, corrupt, or does not fit its own configuration."""
-
-
-@dataclass(frozen=True)
-class PriorConfig:
-    """Everything about a prior but its weights.
-
-    Args:
-        network: the architecture; its type says which kind of network it is.
-        schedule: `{"kind": "linear" | "cosine" | ..., ...}` and the arguments of that function in `jaxdiff.schedule`;
-            `{"kind": "betas", "betas": [...]}` for a schedule of its own.
-        target: what the network predicts.
-        variance: variance of an ancestral step.
-        source: where the weights come from (file name and SHA-256, or the training run), for the reader.
-        clip: whether estimates of the image are clipped to [-1, 1].
-    """
-
-    network: NetworkConfig
-    schedule: Mapping[str, Any] = field(default_factory=lambda: {"kind": "linear"})
-    target: Target = "epsilon"
-    variance: Variance = "learned_range"
-    source: Mapping[str, Any] = field(default_factory=dict)
-    clip: bool = True
-
-    def make_schedule(self) -> Schedule:
-        """Builds the noise schedule.
-
-        Raises:
-            ValueError: if its kind or a number is none that a schedule can have.
-        """
-        options = dict(self.schedule)
-        if (kind := options.pop("kind", None)) not in _SCHEDULES:
-            raise ValueError(f"the schedule {kind!r} is none of {', '.join(_SCHEDULES)}")
-        return _SCHEDULES[kind](**options)
-
-    @property
-    def kind(self) -> str:
-        """Name of the kind of network."""
-        return next(name for name, kind in _KINDS.items() if isinstance(self.network, kind.config))
-
-    def make_denoiser(self, network: Network) -> Denoiser:
-        """Wraps a network of this configuration as a denoiser."""
-        size, channels = self.network.image_size, self.network.in_channels
-        schedule = self.make_schedule()
-        of_time = _KINDS[self.kind].of_time(network, schedule)
-        return Denoiser(
-            network=of_time,
-            schedule=schedule,
-            image_shape=(size, size, channels),
-            target=self.target,
-            variance=self.variance,
-            clip=self.clip,
-            last_time=getattr(of_time, "last_time", None),
-            any_size=isinstance(network, FFDNet),
-        )
-
-
-class _Kind(NamedTuple):
-    """A kind of network.
-
-    Attributes:
-        config: class of its configuration.
-        network: its class, made as `network(config, dtype=, remat=, rngs=)`.
-        of_time: makes a function of `x_t` and `t` of a network, given the noise schedule.
-    """
-
-    config: type[NetworkConfig]
-    network: type[Network]
-    of_time: Callable[[Any, Schedule], Callable[..., jax.Array]]
-
-
-_KINDS = {
-    "unet": _Kind(UNetConfig, UNet, lambda network, schedule: network),
-    "ffdnet": _Kind(
-        FFDNetConfig, FFDNet, lambda network, schedule: ByNoiseLevel(network, schedule, network.config.max_sigma)
-    ),
-}
 
 
 def parameters(network: nnx.Module) -> dict[str, jax.Array]:
@@ -182,7 +84,7 @@ def save_prior(
         {"kind": config.kind}
         | asdict(config)
         | {
-            "format": _FORMAT,
+            "format": FORMAT,
             "parameters": int(sum(np.size(w) for w in weights.values())),
             "dtypes": sorted({str(np.asarray(w).dtype) for w in weights.values()}),
         }
@@ -209,70 +111,6 @@ def read_prior(directory: str | os.PathLike) -> tuple[dict[str, np.ndarray], Pri
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise PriorError(f"the weights in {directory} cannot be read: {reason[0][:200]}") from error
     return {name: np.asarray(w) for name, w in weights.items()}, config
-
-
-def read_config(directory: str | os.PathLike) -> PriorConfig:
-    """Reads a prior's configuration without its weights.
-
-    Raises:
-        PriorError: if the folder or its `config.json` is missing or damaged.
-    """
-    path = Path(directory) / "config.json"
-    if not path.is_file():
-        raise PriorError(
-            f"{directory} is not a prior: it has no config.json. "
-            "`python -m convert_weights convert CHECKPOINT FOLDER` makes one."
-        )
-    with _blamed_on(path):
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise TypeError("it is no JSON object")
-        if found["format"] != _FORMAT:
-            raise PriorError(f"{path} has format {found['format']}, this version reads {_FORMAT}.")
-        kind = found.get("kind", "unet")
-        if kind not in _KINDS:
-            raise PriorError(f"{path} is of kind {kind!r}, this version reads {', '.join(_KINDS)}.")
-        # JSON has lists only; a configuration must stay hashable.
-        network = {k: tuple(v) if isinstance(v, list) else v for k, v in found["network"].items()}
-        others = {k: found[k] for k in ("schedule", "target", "variance", "source")} | {"clip": found.get("clip", True)}
-        return _made(PriorConfig, others | {"network": _made(_KINDS[kind].config, network)})
-
-
-@contextmanager
-def _blamed_on(path: Path) -> Iterator[None]:
-    """Says of what is wrong inside that the file is damaged."""
-    try:
-        yield
-    except PriorError:
-        raise
-    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
-        missing = isinstance(error, KeyError)
-        reason = f"{error.args[0]!r} is missing" if missing else str(error).splitlines()[0].rstrip(".")
-        raise PriorError(f"{path} is damaged: {reason}.") from error
-
-
-def _made(owner: type[Owner], values: Mapping[str, Any]) -> Owner:
-    """Makes a dataclass of values from a file, whose types are checked first."""
-    for name, declared in get_type_hints(owner).items():
-        if name in values and not _is_a(values[name], declared):
-            raise TypeError(f"`{name}` cannot be {str(values[name])[:50]!r}")
-    return owner(**values)
-
-
-def _is_a(value: Any, declared: Any) -> bool:
-    """Whether a value is of a declared type; whole numbers are sizes, of which none is zero or above a million."""
-    if declared is int:
-        return type(value) is int and 0 < value <= 1_000_000
-    if declared is float:
-        return type(value) in (int, float) and math.isfinite(value)
-    origin, parts = get_origin(declared), get_args(declared)
-    if origin is Literal:
-        return isinstance(value, str) and value in parts
-    if origin is tuple:
-        return isinstance(value, tuple) and all(_is_a(item, parts[0]) for item in value)
-    if origin is UnionType:
-        return any(_is_a(value, part) for part in parts)
-    return isinstance(value, origin or declared)
 
 
 def prior_folder(name: str | os.PathLike) -> Path:
@@ -318,14 +156,14 @@ def load_prior(
         raise PriorError(
             f"{directory} is class-conditional; `jaxdiff convert` with --label makes it the prior of one class."
         )
-    with _blamed_on(directory / "config.json"):
+    with blamed_on(directory / "config.json"):
         config.make_schedule()
         network = _abstract(config, dtype, remat)
     return config.make_denoiser(with_parameters(network, weights))
 
 
 def _abstract(config: PriorConfig, dtype: Dtype = "float32", remat: bool = False) -> Any:
-    make: Any = _KINDS[config.kind].network
+    make: Any = KINDS[config.kind].network
     return nnx.eval_shape(lambda: make(config.network, dtype=dtype, remat=remat, rngs=nnx.Rngs(0)))
 
 

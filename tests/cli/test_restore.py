@@ -20,7 +20,8 @@ from jaxdiff.images.files import read_image, to_uint8, write_image
 from jaxdiff.measurement import Measurement
 from jaxdiff.networks.unet import UNetConfig
 from jaxdiff.operators import Identity
-from jaxdiff.priors.storage import PriorConfig, save_prior
+from jaxdiff.priors.config import PriorConfig
+from jaxdiff.priors.storage import save_prior
 from jaxdiff.runs.methods import METHODS, TASKS, HyperParameters, check_flags, make_run
 from jaxdiff.runs.setups import matched_time
 from tests.conftest import SHAPE, gaussian_prior, random_weights

@@ -21,7 +21,8 @@ from convert_weights.formats.guided_diffusion.names import from_torch
 from jaxdiff.cli.main import main as restore
 from jaxdiff.images.files import write_image
 from jaxdiff.networks.unet import PUBLISHED, UNetConfig
-from jaxdiff.priors.storage import PriorConfig, PriorError, load_prior, read_config, read_prior, save_prior
+from jaxdiff.priors.config import PriorConfig, PriorError, read_config
+from jaxdiff.priors.storage import load_prior, read_prior, save_prior
 from tests.convert_weights import by_hand
 from tests.convert_weights.by_hand import save_checkpoint
 from tests.convert_weights.test_convert_weights import (

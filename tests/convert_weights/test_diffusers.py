@@ -14,7 +14,8 @@ from convert_weights.formats.diffusers.config import DEFAULTS, unet_config
 from convert_weights.formats.diffusers.names import OLD_ATTENTION, diffusers_shapes, from_diffusers, to_diffusers
 from convert_weights.formats.diffusers.schedule import read_scheduler
 from jaxdiff import DDIM, sample
-from jaxdiff.priors.storage import PriorConfig, load_prior, read_prior, save_prior
+from jaxdiff.priors.config import PriorConfig
+from jaxdiff.priors.storage import load_prior, read_prior, save_prior
 from tests.convert_weights.by_hand import save_checkpoint
 from tests.convert_weights.test_convert_weights import assert_close, run_once
 from tests.convert_weights.test_safetensors_file import save

@@ -10,7 +10,8 @@ from flax import nnx
 
 from convert_weights.formats.ffdnet import ffdnet_from_torch
 from jaxdiff.networks.ffdnet import FFDNet, FFDNetConfig
-from jaxdiff.priors.storage import PriorConfig, PriorError, load_prior, save_prior, with_parameters
+from jaxdiff.priors.config import PriorConfig, PriorError
+from jaxdiff.priors.storage import load_prior, save_prior, with_parameters
 
 CHANNELS, DEPTH = 16, 5
 

@@ -13,7 +13,8 @@ from flax import nnx
 
 from jaxdiff import PriorError, load_prior
 from jaxdiff.networks.unet import UNet, UNetConfig
-from jaxdiff.priors.storage import PriorConfig, parameters, read_prior, save_prior, with_parameters
+from jaxdiff.priors.config import PriorConfig
+from jaxdiff.priors.storage import parameters, read_prior, save_prior, with_parameters
 from tests.conftest import random_weights
 
 TINY = UNetConfig(8, 8, (1, 2), 1, (4,), num_heads=2, out_channels=6, norm_groups=4)

@@ -14,7 +14,7 @@ from convert_weights.formats.diffusers.names import from_diffusers
 from convert_weights.formats.diffusers.schedule import read_scheduler
 from convert_weights.formats.unet import check_channels, of_one_class
 from jaxdiff.networks.unet import UNetConfig
-from jaxdiff.priors.storage import PriorConfig
+from jaxdiff.priors.config import PriorConfig
 
 MAX_JSON_BYTES = 2**20
 MODEL = "UNet2DModel"

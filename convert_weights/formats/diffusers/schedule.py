@@ -38,7 +38,7 @@ MAX_TIMES = 10_000
 
 @dataclass(frozen=True)
 class Scheduler:
-    """What a scheduler's configuration says, as `jaxdiff.priors.storage.PriorConfig` has it."""
+    """What a scheduler's configuration says, as `jaxdiff.priors.config.PriorConfig` has it."""
 
     schedule: dict[str, Any]
     target: Target

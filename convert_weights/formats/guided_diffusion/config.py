@@ -9,7 +9,8 @@ from convert_weights.formats.guided_diffusion.names import from_torch
 from convert_weights.formats.guided_diffusion.shapes import COUNTS, UNSEEN, infer_config
 from convert_weights.formats.unet import check_channels, of_one_class
 from jaxdiff.networks.unet import PUBLISHED, UNetConfig
-from jaxdiff.priors.storage import PriorConfig, prior_folder, read_config
+from jaxdiff.priors.config import PriorConfig, read_config
+from jaxdiff.priors.storage import prior_folder
 
 DEFAULT = "guided-diffusion's default"
 
