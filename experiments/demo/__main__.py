@@ -1,7 +1,8 @@
-"""A page in the browser: hide a part of a face with the mouse, and watch samples of what may have been there appear.
+"""A page in the browser: hide a part of a photo with the mouse, and watch samples of what may have been there appear.
 
 python -m experiments.demo
-python -m experiments.demo --prior priors/ffhq-256 --steps 250 --port 8000
+python -m experiments.demo --prior faces-32 --steps 100
+python -m experiments.demo --prior priors/ffhq-256 --port 8000
 
 It needs gradio: pip install "jaxdiff[demo]". By default only this machine can open the page, and nothing leaves it.
 """
@@ -12,40 +13,39 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 from threading import Event
 from typing import Any, NamedTuple
 
-import numpy as np
-from jaxtyping import Float, UInt8
-
-from experiments.demo.restorer import Question, Restorer, View, painted, read_upload
+from experiments.demo.pictures import CANVAS, LARGEST_PHOTO, examples, painted, read_upload, to_canvas
+from experiments.demo.restorer import Question, Restorer, View
 from experiments.shared.command import run_script
-from experiments.shared.problems import held_out_face
 from jaxdiff import load_prior
 from jaxdiff.cli.restore import NOT_EVIDENCE
 from jaxdiff.errors import UserError
-from jaxdiff.images.files import to_uint8
+from jaxdiff.images.photo import Photo
 from jaxdiff.networks.precision import Dtype
 from jaxdiff.runs import page
+from jaxdiff.runs.fitting import MANY_PIXELS
 from jaxdiff.runs.methods import METHODS
-
-FACES = 8
-"""Held-out faces to choose from."""
-
-CANVAS = 384
-"""Pixels that a side of the picture to paint on fills, as far as a whole number of times goes."""
 
 PAINT = "#e0218a"
 
 TO_DO = "Paint over a part of the picture, then press Restore."
 
-TITLE = """<h1>Restore what is hidden</h1><p>Choose a face or upload one, paint over a part of it with the mouse, and
+TITLE = """<h1>Restore what is hidden</h1><p>Choose a picture or upload one, paint over a part of it with the mouse, and
 press Restore. A diffusion prior then draws several pictures that agree with the rest.</p>"""
 
+LIMITS = (
+    f"Photos have up to {LARGEST_PHOTO / 1e6:.0f} million pixels, and at most {MANY_PIXELS / 1e6:.0f} million around "
+    "the paint are sampled; on two cores of a CPU that takes minutes. The command jaxdiff restore has no such limit."
+)
+
 STYLE = """
-#faces .grid-wrap { min-height: 0; height: auto }
-#faces .grid-container { grid: auto / repeat(8, minmax(0, 1fr)) !important; grid-auto-rows: auto !important; gap: 6px }
+#examples .grid-wrap { min-height: 0; height: auto }
+#examples .grid-container {
+  grid: auto / repeat(8, minmax(0, 1fr)) !important; grid-auto-rows: auto !important; gap: 6px
+}
 .html-container { padding: 4px 0 0 !important }
 #pictures .row { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 12px }
 #pictures figure { max-width: 256px; margin: 0 0 8px }
@@ -58,12 +58,14 @@ STYLE = """
 class Config:
     """Flags of the demo."""
 
-    prior: str = "faces-32"
-    """A shipped prior, or a folder written by `python -m convert_weights`."""
+    prior: str = "photos"
+    """A shipped prior (photos: any photo, at its own size; faces-32: drawn faces of 32x32), or a folder written by
+    `jaxdiff convert`."""
     dtype: Dtype = "float32"
     """Precision of the network's products: tf32 and bfloat16 are faster on GPUs and TPUs, not on CPUs."""
-    steps: int = 100
-    """Diffusion steps of a whole chain; the literature takes 1000."""
+    steps: int | None = None
+    """Diffusion steps of a whole chain: 10 by default for priors that start at an estimate, as photos does, 250 for
+    others; the literature takes 1000."""
     host: str = "127.0.0.1"
     """Address to serve on; 0.0.0.0 opens the page to everybody who can reach this machine."""
     port: int = 7860
@@ -73,8 +75,8 @@ class Config:
 class Widgets(NamedTuple):
     """The parts of the page that something happens to."""
 
-    picture: Any
-    faces: Any
+    photo: Any
+    examples: Any
     upload: Any
     source: Any
     editor: Any
@@ -86,45 +88,48 @@ class Widgets(NamedTuple):
     stop: Any
     status: Any
     pictures: Any
+    files: Any
 
 
 def build_page(restorer: Restorer) -> Any:
     """Builds the page."""
     import gradio as gr  # pyright: ignore[reportMissingImports]
 
-    faces = [np.asarray(held_out_face(k, restorer.size[0])) for k in range(FACES)]
+    shown = examples(restorer.prior)
     with gr.Blocks(title="jaxdiff demo", analytics_enabled=False, fill_width=True, delete_cache=(600, 3600)) as blocks:
         gr.HTML(TITLE)
         with gr.Row():
             with gr.Column(scale=0, min_width=CANVAS + 76):
-                left = lay_out_left(faces)
+                left = lay_out_left(shown)
             with gr.Column(scale=1, min_width=400):
-                right = lay_out_right()
-        gr.HTML(f"<footer>{page.paragraph(NOT_EVIDENCE)}</footer>")
-        connect(Widgets(gr.State(faces[0]), *left, *right), restorer, faces)
+                right = lay_out_right(restorer.method)
+        limits = page.paragraph(LIMITS) if restorer.prior.any_size else ""
+        gr.HTML(f"<footer>{limits}{page.paragraph(NOT_EVIDENCE)}</footer>")
+        connect(Widgets(gr.State(shown[0][0]), *left, *right), restorer, shown)
     return blocks
 
 
-def lay_out_left(faces: list[Float[np.ndarray, "h w 3"]]) -> list[Any]:
+def lay_out_left(shown: list[tuple[Photo, str]]) -> list[Any]:
     """Puts down what chooses a picture and paints on it."""
     import gradio as gr  # pyright: ignore[reportMissingImports]
 
-    pictures = [enlarge(face) for face in faces]
     gallery = gr.Gallery(
-        pictures,
-        label="Choose a face",
+        [to_canvas(photo) for photo, _ in shown],
+        label="Choose a picture",
         show_label=False,
-        columns=FACES,
+        columns=8,
         format="png",
         selected_index=0,
         allow_preview=False,
         buttons=[],
-        elem_id="faces",
+        elem_id="examples",
     )
     upload = gr.UploadButton("or upload a picture", file_types=["image"], size="sm")
-    source = gr.HTML(page.paragraph("Face 0, held out of training."), elem_id="source")
+    source = gr.HTML(page.paragraph(shown[0][1]), elem_id="source")
+    first = on_canvas(shown[0][0])
+    h, w, _ = first["background"].shape
     editor = gr.ImageEditor(
-        on_canvas(faces[0]),
+        first,
         label="Paint over what is to be hidden",
         sources=[],
         transforms=[],
@@ -132,8 +137,7 @@ def lay_out_left(faces: list[Float[np.ndarray, "h w 3"]]) -> list[Any]:
         format="png",
         brush=gr.Brush(CANVAS // 20, [PAINT], PAINT, "fixed"),
         eraser=gr.Eraser(CANVAS // 20),
-        canvas_size=(len(pictures[0]), len(pictures[0])),
-        fixed_canvas=True,
+        canvas_size=(w, h),
         height=CANVAS + 64,
         buttons=[],
         elem_id="editor",
@@ -141,12 +145,14 @@ def lay_out_left(faces: list[Float[np.ndarray, "h w 3"]]) -> list[Any]:
     return [gallery, upload, source, editor]
 
 
-def lay_out_right() -> list[Any]:
+def lay_out_right(default: str) -> list[Any]:
     """Puts down what asks for samples and shows them."""
     import gradio as gr  # pyright: ignore[reportMissingImports]
 
     with gr.Row():
-        method = gr.Radio([(row.name, key) for key, row in METHODS.items()], value="dps", label="Method", min_width=300)
+        method = gr.Radio(
+            [(row.name, key) for key, row in METHODS.items()], value=default, label="Method", min_width=300
+        )
         seeds = gr.Slider(1, 8, 4, step=1, label="Samples", min_width=200)
     with gr.Row():
         sigma_y = gr.Slider(0, 0.2, 0, step=0.01, label="Noise to add, in [-1, 1] units", min_width=300)
@@ -155,58 +161,59 @@ def lay_out_right() -> list[Any]:
         start = gr.Button("Restore", variant="primary")
         stop = gr.Button("Stop")
     status = gr.HTML(page.paragraph(TO_DO), elem_id="status")
-    return [method, seeds, sigma_y, seed, start, stop, status, gr.HTML("", elem_id="pictures")]
+    pictures = gr.HTML("", elem_id="pictures")
+    files = gr.Files(label="At the picture's own size", visible=False, elem_id="files")
+    return [method, seeds, sigma_y, seed, start, stop, status, pictures, files]
 
 
-def connect(on: Widgets, restorer: Restorer, faces: list[Float[np.ndarray, "h w 3"]]) -> None:
+def connect(on: Widgets, restorer: Restorer, offered: list[tuple[Photo, str]]) -> None:
     """Says what happens when something is pressed."""
     import gradio as gr  # pyright: ignore[reportMissingImports]
 
     def choose(event: gr.SelectData) -> tuple[Any, ...]:
-        return show(faces[event.index], f"Face {event.index}, held out of training.")
+        return show(*offered[event.index])
 
     def upload(path: str) -> tuple[Any, ...]:
         try:
-            return show(*read_upload(Path(path), restorer.size))
+            return show(*read_upload(Path(path), restorer.prior))
         except UserError as error:
             gr.Warning(str(error))
-            return gr.skip(), gr.skip(), page.paragraph(str(error)), gr.skip(), gr.skip()
+            return gr.skip(), gr.skip(), page.paragraph(str(error)), gr.skip(), gr.skip(), gr.skip()
 
-    def restore(image: Any, editor: Any, method: str, seeds: int, sigma_y: float, seed: int | None) -> Iterator[Any]:
-        hidden = painted(editor["layers"] if editor else [], restorer.size)
+    def restore(photo: Photo, editor: Any, method: str, seeds: int, sigma_y: float, seed: int | None) -> Iterator[Any]:
+        hidden = painted(editor["layers"] if editor else [], photo.samples.shape[:2])
+        question = Question(photo, hidden, method, seeds, float(sigma_y), seed or 0)
         try:
-            for view in restorer.restorations(Question(image, hidden, method, seeds, float(sigma_y), seed or 0)):
-                yield page.paragraph(view.status), to_html(view)
+            for view in restorer.restorations(question, Path(mkdtemp(dir=os.environ["GRADIO_TEMP_DIR"]))):
+                files = gr.Files([str(path) for path in view.files] or None, visible=bool(view.files))
+                yield page.paragraph(view.status), to_html(view), files
         except UserError as error:
             gr.Warning(str(error))
-            yield page.paragraph(str(error)), gr.skip()
+            yield page.paragraph(str(error)), gr.skip(), gr.skip()
 
     quiet: Any = {"api_visibility": "private", "show_progress": "hidden"}
-    asked = [on.picture, on.editor, on.method, on.seeds, on.sigma_y, on.seed]
+    asked = [on.photo, on.editor, on.method, on.seeds, on.sigma_y, on.seed]
     on.start.click(None, None, on.status, js=f"() => '{page.paragraph('waiting ...')}'", **quiet)
-    running = on.start.click(restore, asked, [on.status, on.pictures], concurrency_limit=1, **quiet)
-    shown = [on.picture, on.editor, on.source, on.status, on.pictures]
-    on.faces.select(choose, None, shown, cancels=[running], **quiet)
+    running = on.start.click(restore, asked, [on.status, on.pictures, on.files], concurrency_limit=1, **quiet)
+    shown = [on.photo, on.editor, on.source, on.status, on.pictures, on.files]
+    on.examples.select(choose, None, shown, cancels=[running], **quiet)
     on.upload.upload(upload, on.upload, shown, cancels=[running], **quiet)
-    on.editor.clear(on_canvas, on.picture, on.editor, **quiet)
+    on.editor.clear(on_canvas, on.photo, on.editor, **quiet)
     stopped = on.stop.click(None, cancels=[running])
     stopped.then(lambda: page.paragraph("Stopped."), None, on.status, queue=False, **quiet)
 
 
-def show(image: Float[np.ndarray, "h w 3"], source: str) -> tuple[Any, ...]:
+def show(photo: Photo, source: str) -> tuple[Any, ...]:
     """Returns what a picture that was just chosen changes on the page."""
-    return image, on_canvas(image), page.paragraph(source), page.paragraph(TO_DO), ""
+    import gradio as gr  # pyright: ignore[reportMissingImports]
+
+    files = gr.Files(None, visible=False)
+    return photo, on_canvas(photo), page.paragraph(source), page.paragraph(TO_DO), "", files
 
 
-def enlarge(image: Float[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "H W 3"]:
-    """Repeats the pixels of a small image up to the size of the canvas."""
-    times = max(CANVAS // len(image), 1)
-    return to_uint8(image).repeat(times, axis=0).repeat(times, axis=1)
-
-
-def on_canvas(image: Float[np.ndarray, "h w 3"]) -> Any:
+def on_canvas(photo: Photo) -> Any:
     """Returns a picture to paint on."""
-    return {"background": enlarge(image), "layers": [], "composite": None}
+    return {"background": to_canvas(photo), "layers": [], "composite": None}
 
 
 def to_html(view: View) -> str:

@@ -23,8 +23,9 @@ import numpy as np
 from rich.console import Console
 
 from experiments.photos.peers import PEERS, Given
-from experiments.photos.trials import PHOTOGRAPHS, TRIALS, Damaging, Picture, find_photograph, measured
+from experiments.photos.trials import TRIALS, Damaging, Picture, measured
 from experiments.shared.command import run_script
+from experiments.shared.photographs import PHOTOGRAPHS, find_photograph
 from experiments.shared.setup import flags_of
 from jaxdiff import load_prior, sample_segments
 from jaxdiff.disk import write_atomically

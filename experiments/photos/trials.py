@@ -1,9 +1,7 @@
-"""The damages that `experiments.photos` tries, and the photographs that it damages."""
+"""The damages that `experiments.photos` tries."""
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,18 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from PIL import Image, ImageDraw, ImageFont
 
-from jaxdiff.errors import UserError
 from jaxdiff.operators import JPEG, Bicubic, CircularBlur, GaussianBlur, Identity, Mask, motion_kernel
-
-PHOTOGRAPHS = {
-    "astronaut": "skimage/data/astronaut.png",
-    "chelsea": "skimage/data/chelsea.png",
-    "coffee": "skimage/data/coffee.png",
-    "china": "sklearn/datasets/images/china.jpg",
-    "flower": "sklearn/datasets/images/flower.jpg",
-    "hopper": "matplotlib/mpl-data/sample_data/grace_hopper.jpg",
-}
-"""Photographs that come with Python packages; no prior here was trained on them."""
 
 Picture = Float[np.ndarray, "h w 3"]
 
@@ -104,20 +91,6 @@ TRIALS = {
     "noise-50": Damaging("noise 50/255", "denoise", lambda h, w, rng: (Identity(), None), 50 / 127.5),
 }
 """The damages by the names that `--trials` takes."""
-
-
-def find_photograph(name: str) -> Path:
-    """Returns the file of one of `PHOTOGRAPHS`.
-
-    Raises:
-        UserError: if its package is not installed.
-    """
-    package, _, inside = PHOTOGRAPHS[name].partition("/")
-    found = importlib.util.find_spec(package)
-    folder = None if found is None or found.origin is None else Path(found.origin).parent
-    if folder is None or not (folder / inside).is_file():
-        raise UserError(f'the photograph {name} comes with {package}: pip install "jaxdiff[photos]".')
-    return folder / inside
 
 
 def measured(y: Any, operator: Any, key: Any, sigma_y: float) -> Any:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from jaxdiff.cli.request import Restore
 from jaxdiff.errors import UserError
-from jaxdiff.images.fit import Fit, Window, around, pixels
+from jaxdiff.images.fit import Fit, Window, pixels
 from jaxdiff.images.kernels import check_kernel, read_kernel, scale_kernel
 from jaxdiff.images.masks import check_hidden, read_mask
 from jaxdiff.images.opening import PictureWarning, read_compression
@@ -23,6 +23,7 @@ from jaxdiff.measurement import Measurement, measure
 from jaxdiff.operators import JPEG, Bicubic, Blur, GaussianBlur, Grey, Identity, Mask, motion_kernel, observed
 from jaxdiff.operators.base import Operator
 from jaxdiff.priors.denoiser import Prior, any_size
+from jaxdiff.runs.fitting import fit_of_holes
 from jaxdiff.runs.methods import describe_sigma
 
 
@@ -108,7 +109,7 @@ def read_damage(request: Restore, prior: Prior, console: Console) -> Damage:
         fit = fit_for(request, prior, photo)
         if request.task == "inpaint":
             photo, hidden = find_holes(request, photo)
-            fit = around(hidden, str(request.damaged)) if any_size(prior) else fit
+            fit = fit_of_holes(prior, hidden, str(request.damaged), request.fit)
         if request.task == "colourise":
             photo = photo.in_colour()
         say(console, fit.describe())

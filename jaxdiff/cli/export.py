@@ -5,10 +5,11 @@ from rich.console import Console
 from jaxdiff.chains import archive
 from jaxdiff.cli.damage import read_damage, say
 from jaxdiff.cli.request import Export
-from jaxdiff.cli.restore import complete, fitted, set_up
+from jaxdiff.cli.restore import complete, set_up
 from jaxdiff.disk import check_replaceable
 from jaxdiff.errors import UserError
 from jaxdiff.priors.storage import load_prior
+from jaxdiff.runs.fitting import fitted_prior
 
 
 def check_folder(request: Export) -> None:
@@ -36,7 +37,7 @@ def export_sampler(request: Export) -> None:
     prior = load_prior(request.prior, dtype=request.dtype, channels=3)
     asked = complete(request, prior)
     damage = read_damage(asked, prior, console)
-    run = set_up(asked, fitted(prior, damage), damage.measurement)
+    run = set_up(asked, fitted_prior(prior, damage.image_shape, damage.wanted), damage.measurement)
     try:
         archive.save(
             request.folder,

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from rich.console import Console
 
-from jaxdiff.cli.damage import Damage, read_damage, say
+from jaxdiff.cli.damage import read_damage, say
 from jaxdiff.cli.request import Restore
 from jaxdiff.cli.results import NOT_EVIDENCE, PROGRAM, Restored, write_restored
 from jaxdiff.errors import UserError
@@ -17,7 +17,7 @@ from jaxdiff.measurement import Measurement
 from jaxdiff.metrics.diagnosis import Diagnose
 from jaxdiff.priors.denoiser import Denoiser, Prior
 from jaxdiff.priors.storage import load_prior
-from jaxdiff.priors.tiles import tiled
+from jaxdiff.runs.fitting import MANY_PIXELS, fitted_prior
 from jaxdiff.runs.folder import command_line, describe_prior, digest, open_folder
 from jaxdiff.runs.methods import (
     METHODS,
@@ -32,12 +32,6 @@ from jaxdiff.runs.methods import (
 from jaxdiff.runs.runner import draw, sample_keys
 from jaxdiff.runs.scores import judge, residual_text
 from jaxdiff.runs.setups import matched_time
-
-TILE = 208
-"""Side of the tiles of large images, in pixels."""
-
-MANY_PIXELS = 2**20
-"""Of an image with more, as many samples are drawn at once as fit into memory, unless `--batch-size` is given."""
 
 
 def restore(request: Restore) -> str:
@@ -54,7 +48,7 @@ def restore(request: Restore) -> str:
     damage = read_damage(request, prior, console)
     measurement = damage.measurement
     settings = restore_settings(request, prior, measurement)
-    prior = fitted(prior, damage)
+    prior = fitted_prior(prior, damage.image_shape, damage.wanted)
     if request.task == "denoise" and matched_time(prior.schedule, float(measurement.sigma_y)) == 0:
         say(console, "that is less noise than the prior's finest level: there is hardly anything to denoise")
     run = set_up(request, prior, measurement)
@@ -111,11 +105,6 @@ def complete(request: Restore, prior: Prior) -> Restore:
         raise UserError(f"--steps must be between 1 and {prior.schedule.num_times}, got {steps}.")
     check_flags(method, request.hyper_parameters)
     return replace(request, method=method, steps=steps)
-
-
-def fitted(prior: Denoiser, damage: Damage) -> Prior:
-    """Returns the prior for the image that was measured, in tiles if it takes any size and this one is large."""
-    return tiled(prior, damage.image_shape, TILE, damage.wanted) if prior.any_size else prior
 
 
 def set_up(request: Restore, prior: Prior, measurement: Measurement) -> Run:

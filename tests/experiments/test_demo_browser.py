@@ -1,4 +1,4 @@
-"""The demo's page in a real browser: a face is painted over with the mouse and restored, offline."""
+"""The demo's page in a real browser: a picture is painted over with the mouse and restored, offline."""
 
 import base64
 import io
@@ -89,7 +89,7 @@ def paint(page, height):
 
 def test_a_face_is_painted_over_and_restored_twice(page):
     assert "hides no pixel" in say_and_wait(page, "Restore", "paint over")
-    page.locator("#faces button").nth(2).click()
+    page.locator("#examples button").nth(2).click()
     page.locator("#source p", has_text="Face 2").wait_for()
     page.wait_for_timeout(1000)
     face = to_uint8(held_out_face(2, TINY.image_size))

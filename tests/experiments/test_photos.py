@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from experiments.photos import __main__ as script
-from experiments.photos.trials import TRIALS, find_photograph
+from experiments.photos.trials import TRIALS
+from experiments.shared.photographs import find_photograph
 from jaxdiff.errors import UserError
 
 
