@@ -84,7 +84,7 @@ class View(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Problem:
+class Posed:
     """A question brought to a prior.
 
     Attributes:
@@ -188,7 +188,7 @@ class Restorer:
             yield conclude(problem, np.clip(x, -1, 1), known, f"{done} {words}", folder)
 
 
-def pose(question: Question, prior: Prior) -> Problem:
+def pose(question: Question, prior: Prior) -> Posed:
     """Measures what is not hidden, at the size of the prior.
 
     Raises:
@@ -215,7 +215,7 @@ def pose(question: Question, prior: Prior) -> Problem:
     check_hidden(hidden, "Your painting, as the prior sees it,", HINT)
     operator = Mask(1.0 - hidden[..., None].astype(np.float32))
     key = jax.random.fold_in(jax.random.key(question.seed), 1)
-    return Problem(question, fit, measure(key, operator, jnp.asarray(fit.apply(question.photo.x)), question.sigma_y))
+    return Posed(question, fit, measure(key, operator, jnp.asarray(fit.apply(question.photo.x)), question.sigma_y))
 
 
 def needed_memory(question: Question, fit: Fit) -> int:
@@ -226,14 +226,14 @@ def needed_memory(question: Question, fit: Fit) -> int:
     return question.seeds * h * w * BYTES_PER_PIXEL.get(question.method, GRADIENT_BYTES_PER_PIXEL)
 
 
-def size_text(problem: Problem) -> str:
+def size_text(problem: Posed) -> str:
     """Returns of how many pixels the samples are, and what memory they need if that is much."""
     needed = needed_memory(problem.question, problem.fit)
     memory = f", in about {describe_bytes(needed)} of memory" if needed > 2**28 else ""
     return f"of {pixels(*problem.fit.prior)} pixels{memory}"
 
 
-def verdict_text(problem: Problem, x: Float[np.ndarray, "n h w 3"], diagnosis: Diagnosis) -> str:
+def verdict_text(problem: Posed, x: Float[np.ndarray, "n h w 3"], diagnosis: Diagnosis) -> str:
     """Returns how well the samples, as they were drawn, agree with what is known."""
     verdict, _ = judge(x, problem.measurement, diagnosis, problem.question.method)
     put_back = " Then the known pixels were put back." if problem.measurement.noiseless else ""
@@ -241,7 +241,7 @@ def verdict_text(problem: Problem, x: Float[np.ndarray, "n h w 3"], diagnosis: D
 
 
 def conclude(
-    problem: Problem, samples: Float[np.ndarray, "n h w 3"], known: list[CaptionedImage], status: str, folder: Path
+    problem: Posed, samples: Float[np.ndarray, "n h w 3"], known: list[CaptionedImage], status: str, folder: Path
 ) -> View:
     """Writes mean and samples as files of the photo's kind, and returns them with their spread."""
     drawn = [("sample", f"restored_{k}.png", x) for k, x in enumerate(samples)]
@@ -259,7 +259,7 @@ def conclude(
     return View([one._replace(caption=f"sample {k}") for k, one in enumerate(numbered)], others, status, files)
 
 
-def _spread(problem: Problem, samples: Float[np.ndarray, "n h w 3"]) -> CaptionedImage:
+def _spread(problem: Posed, samples: Float[np.ndarray, "n h w 3"]) -> CaptionedImage:
     std = np.repeat(samples.std(0).mean(-1, keepdims=True), 3, -1)
     nowhere = np.zeros_like(problem.question.photo.x)
     whole = reduced(problem.fit.paste(nowhere, std, problem.replaced), SHOWN_PIXELS)[..., 0]

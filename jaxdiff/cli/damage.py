@@ -22,6 +22,7 @@ from jaxdiff.images.photo import Photo, read_photo
 from jaxdiff.measurement import Measurement, measure
 from jaxdiff.operators import JPEG, Bicubic, Blur, GaussianBlur, Grey, Identity, Mask, motion_kernel, observed
 from jaxdiff.operators.base import Operator
+from jaxdiff.operators.jpeg import SUBSAMPLING
 from jaxdiff.priors.denoiser import Prior, any_size
 from jaxdiff.runs.fitting import fit_of_holes
 from jaxdiff.runs.methods import describe_sigma
@@ -255,9 +256,13 @@ def _compression(seen: _Seen) -> JPEG:
         raise UserError("--task jpeg needs the picture at its own size, as --prior photos takes it.")
     if request.simulate:
         return JPEG(request.quality or 75)
-    tables, subsampling = read_compression(request.damaged)
+    tables, shared, orientation = read_compression(request.damaged)
+    subsampling = next((name for name, known in SUBSAMPLING.items() if known == shared), None)
+    if subsampling is None:
+        ways = ", ".join(SUBSAMPLING)
+        raise UserError(f"{request.damaged}: {pixels(*shared)} pixels share a chroma sample; known are {ways}.")
     say(seen.console, f"JPEG, chroma {subsampling}; steps from {tables.min():g} to {tables.max():g} levels")
-    return JPEG(tables=tables, subsampling=subsampling)
+    return JPEG(tables=tables, subsampling=subsampling, orientation=orientation)
 
 
 OPERATORS: dict[str, Callable[[_Seen], Operator]] = {

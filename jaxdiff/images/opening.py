@@ -5,11 +5,11 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import IO, NamedTuple, NoReturn
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image, JpegImagePlugin, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from jaxdiff.errors import UserError
 
@@ -64,26 +64,45 @@ def opened(path: str | os.PathLike) -> Iterator[Image.Image]:
             raise UserError(f"{path} is a damaged or unusual image: {' '.join(str(error).split())}.") from error
 
 
-def read_compression(path: str | os.PathLike) -> tuple[Float[np.ndarray, "2 8 8"], str]:
-    """Reads how a JPEG file is compressed: its tables of luma and chroma, in rows, and how chroma is kept.
+class Compression(NamedTuple):
+    """How a JPEG file is compressed.
 
-    Returns:
-        The tables, and "4:4:4" or, for chroma at half size, "4:2:0".
+    Attributes:
+        tables: of luma and chroma, in rows.
+        shared: how many pixels share a chroma sample, down and across.
+        orientation: how the stored picture is turned, 1 to 8 as in EXIF.
+    """
+
+    tables: Float[np.ndarray, "2 8 8"]
+    shared: tuple[int, int]
+    orientation: int
+
+
+def read_compression(path: str | os.PathLike) -> Compression:
+    """Reads how a JPEG file is compressed.
 
     Raises:
-        UserError: if it is no JPEG file of grey or colour, is stored on its side, or keeps chroma in another way.
+        UserError: if it is no JPEG file of grey or of luma and chroma.
     """
     with opened(path) as image:
+        if image.mode == "CMYK":
+            raise UserError(
+                f"{path} is in CMYK, whose four inks --task jpeg does not know; it needs the RGB file that the camera "
+                "left."
+            )
         if image.format not in ("JPEG", "MPO") or image.mode not in ("L", "RGB"):
             raise UserError(f"{path} is no JPEG file of grey or colour; --task jpeg needs one as the camera left it.")
-        if image.getexif().get(_ORIENTATION, 1) != 1:
-            raise UserError(f"{path} is stored on its side; turn it without compressing it again (jpegtran does).")
-        tables = [image.quantization[i] for i in sorted(image.quantization)]  # pyright: ignore
-        ways = {-1: "4:4:4", 0: "4:4:4", 2: "4:2:0"}
-        sampling = ways.get(JpegImagePlugin.get_sampling(image))
-        if sampling is None or len(tables) > 2:
-            raise UserError(f"{path} keeps colours in a way that is not supported (4:2:2 or three tables).")
-        return np.array([tables[0], tables[-1]], np.float32).reshape(2, 8, 8), sampling
+        layers = image.layer  # pyright: ignore[reportAttributeAccessIssue]  # (name, across, down, table) each
+        if image.info.get("adobe_transform") == 0 or [layer[0] for layer in layers] == [*b"RGB"]:
+            raise UserError(f"{path} keeps red, green and blue; --task jpeg needs a file of luma and chroma.")
+        tables = [image.quantization[layer[3]] for layer in layers]  # pyright: ignore
+        (across, down), *chroma = [layer[1:3] for layer in layers]
+        if chroma[1:] != chroma[:1] or tables[2:] != tables[1:2] or any(across % c or down % d for c, d in chroma[:1]):
+            raise UserError(f"{path} keeps its two chroma channels each in a way of its own, which is not supported.")
+        shared = (down // chroma[0][1], across // chroma[0][0]) if chroma else (1, 1)
+        orientation = image.getexif().get(_ORIENTATION, 1)
+        known = orientation if orientation in range(1, 9) else 1
+        return Compression(np.array([tables[0], tables[-1]], np.float32).reshape(2, 8, 8), shared, known)
 
 
 @contextmanager

@@ -41,6 +41,23 @@ _HALF_STEP = 0.499
 """Half the width of a cell, less a thousandth, so that rounding finds the same coefficient again."""
 
 
+SUBSAMPLING = {"4:4:4": (1, 1), "4:2:2": (1, 2), "4:4:0": (2, 1), "4:2:0": (2, 2), "4:1:1": (1, 4)}
+"""How many pixels share a chroma sample, down and across."""
+
+_TURNS = {
+    1: (False, False, False),
+    2: (False, False, True),
+    3: (False, True, True),
+    4: (False, True, False),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
+}
+"""How a stored picture becomes upright, by the orientation in its EXIF: rows and columns exchanged, then the order of
+rows, then that of columns turned round."""
+
+
 class Coefficients(NamedTuple):
     """Planes of rounded coefficients in units of their tables; every 8x8 block holds its own transform."""
 
@@ -66,9 +83,9 @@ class JPEG:
 
     .. math:: A(x) = D^{-1} \left( T \cdot \mathrm{round} \left( D x / T \right) \right)
 
-    with `D` the change to luma and chroma (JFIF), means of 2x2 chroma samples if these are kept at half size, and
-    cosine transforms of 8x8 blocks; `T` are the tables. Edges are repeated up to whole blocks, and chroma is doubled
-    smoothly, both as in libjpeg. The derivative of rounding is taken for one (straight-through), so that rules with
+    with `D` the change to luma and chroma (JFIF), means of the chroma samples that share one, and cosine transforms of
+    8x8 blocks; `T` are the tables. Edges are repeated up to whole blocks, and chroma is doubled smoothly or repeated
+    four times, all as in libjpeg. The derivative of rounding is taken for one (straight-through), so that rules with
     gradients work.
 
     Pixels are neither rounded nor clipped, so that `A(x)` tells the coefficients. From a decoded file they are found
@@ -76,13 +93,15 @@ class JPEG:
 
     Args:
         quality: from 1 to 100, as Pillow's and libjpeg's.
-        subsampling: "4:2:0", chroma at half size, or "4:4:4", all at full size.
+        subsampling: a key of `SUBSAMPLING`: "4:2:0", chroma at half size; "4:2:2" or "4:4:0", at half the width or
+            height; "4:1:1", at a quarter of the width; "4:4:4", all at full size.
         tables: a file's own, of luma and chroma in rows, in place of those of `quality`; Pillow has them in
             `image.quantization`.
+        orientation: of the stored picture, 1 to 8 as in EXIF; images here are upright.
 
     Raises:
-        ValueError: if `quality` or `subsampling` is another, `tables` are not two of 64 positive numbers, or, at the
-            call, the image does not have three colours.
+        ValueError: if `quality`, `subsampling` or `orientation` is another, `tables` are not two of 64 positive
+            numbers, or, at the call, the image does not have three colours.
 
     References:
         ITU-T Recommendation T.81, annex K; T.871 (JFIF).
@@ -90,15 +109,19 @@ class JPEG:
 
     tables: Float[Array, "2 8 8"]
     subsampling: str = static()
+    orientation: int = static()
 
-    def __init__(self, quality: int = 75, subsampling: str = "4:2:0", *, tables: Any = None):
-        if subsampling not in ("4:2:0", "4:4:4"):
-            raise ValueError(f"`subsampling` must be '4:2:0' or '4:4:4', got {subsampling!r}.")
+    def __init__(self, quality: int = 75, subsampling: str = "4:2:0", *, tables: Any = None, orientation: int = 1):
+        if subsampling not in SUBSAMPLING:
+            raise ValueError(f"`subsampling` must be one of {', '.join(SUBSAMPLING)}, got {subsampling!r}.")
+        if orientation not in _TURNS:
+            raise ValueError(f"`orientation` must be from 1 to 8, got {orientation}.")
         known = quality_tables(quality) if tables is None else np.asarray(tables, np.float32)
         if known.size != 128 or not (np.isfinite(known) & (known > 0)).all():
             raise ValueError(f"`tables` must be two of 64 positive numbers, got the shape {known.shape}.")
         object.__setattr__(self, "tables", jnp.asarray(known.reshape(2, 8, 8)))
         object.__setattr__(self, "subsampling", subsampling)
+        object.__setattr__(self, "orientation", orientation)
 
     def __call__(self, x: Num[Array, "h w 3"]) -> Float[Array, "h w 3"]:
         """Compresses and decodes."""
@@ -107,26 +130,27 @@ class JPEG:
 
     def encode(self, x: Num[Array, "h w 3"]) -> Coefficients:
         """Returns the rounded coefficients."""
-        luma, chroma = _ycc(x)
-        return self._rounded(luma, _halved(chroma) if self._half else chroma)
+        luma, chroma = _ycc(self._stored(x))
+        return self._rounded(luma, _means(chroma, *self._shared))
 
     def decode(self, coefficients: Coefficients, sides: tuple[int, int]) -> Float[Array, "h w 3"]:
         """Returns the image of given height and width that the coefficients stand for."""
-        (h, w), step = sides, 1 + self._half
+        (h, w), shared = sides[::-1] if _TURNS[self.orientation][0] else sides, self._shared
         scaled = [plane * _tiled(table, plane) for plane, table in zip(coefficients, self.tables, strict=True)]
         luma, chroma = (_transform(plane, _DCT.T) for plane in scaled)
-        chroma = chroma[: -(-h // step), : -(-w // step)]
-        if self._half:
-            chroma = _doubled(_doubled(chroma, 0), 1)
+        chroma = chroma[: -(-h // shared[0]), : -(-w // shared[1])]
+        for axis, times in enumerate(shared):
+            chroma = _doubled(chroma, axis) if times == 2 else chroma.repeat(times, axis)
         ycc = jnp.concatenate([luma[:h, :w], chroma[:h, :w]], -1)
-        return _colours(ycc + _MIDDLE.astype(ycc.dtype), _TO_RGB)
+        return self._upright(_colours(ycc + _MIDDLE.astype(ycc.dtype), _TO_RGB))
 
     def read(self, y: Num[Array, "h w 3"]) -> Coefficients:
         """Returns the coefficients that decode to `y`; those of blocks that its edges cut are not known from it."""
-        luma, chroma = _ycc(y)
-        if self._half:
-            chroma = _halved(chroma)[: -(-y.shape[0] // 2), : -(-y.shape[1] // 2)]
-            chroma = _undoubled(_undoubled(chroma, 0), 1)
+        luma, full = _ycc(self._stored(y))
+        (h, w, _), shared = full.shape, self._shared
+        chroma = _means(full, *shared)[: -(-h // shared[0]), : -(-w // shared[1])]
+        for axis in (axis for axis in (0, 1) if shared[axis] == 2):
+            chroma = _undoubled(chroma, axis)
         return self._rounded(luma, chroma)
 
     def project(self, x: Float[Array, "h w 3"], y: Float[Array, "h w 3"]) -> Float[Array, "h w 3"]:
@@ -135,24 +159,34 @@ class JPEG:
         Its coefficients lie within half a step of the measured ones: exactly the images that the file can be of. In
         blocks that the right and lower edge cut it is `x + y - A(x)`.
         """
-        luma, chroma = _ycc(x)
-        small = _halved(chroma) if self._half else chroma
+        luma, chroma = _ycc(self._stored(x))
+        (h, w, _), shared = chroma.shape, self._shared
+        small = _means(chroma, *shared)
         moves = [
             _transform(_into_cells(plane, known, table), _DCT.T)[: old.shape[0], : old.shape[1]]
             for plane, known, table, old in zip(
                 self._transforms(luma, small), self.read(y), self.tables, (luma, small), strict=True
             )
         ]
-        (h, w, _), unit = x.shape, 16 if self._half else 8
-        if self._half:
-            moves[1] = moves[1].repeat(2, 0).repeat(2, 1)
-        moved = x + _colours(jnp.concatenate([move[:h, :w] for move in moves], -1), _TO_RGB)
-        whole = (jnp.arange(h) < h - h % unit)[:, None, None] & (jnp.arange(w) < w - w % unit)[:, None]
+        moves[1] = moves[1].repeat(shared[0], 0).repeat(shared[1], 1)
+        moved = x + self._upright(_colours(jnp.concatenate([move[:h, :w] for move in moves], -1), _TO_RGB))
+        rows, columns = (jnp.arange(side) < side - side % (8 * n) for side, n in zip((h, w), shared, strict=True))
+        whole = self._upright(rows[:, None, None] & columns[:, None])
         return jnp.where(whole, moved, x + y - self(x)).astype(x.dtype)
 
     @property
-    def _half(self) -> bool:
-        return self.subsampling == "4:2:0"
+    def _shared(self) -> tuple[int, int]:
+        return SUBSAMPLING[self.subsampling]
+
+    def _upright(self, stored: Array) -> Array:
+        exchanged, rows, columns = _TURNS[self.orientation]
+        turned = stored.swapaxes(0, 1) if exchanged else stored
+        return turned[:: -1 if rows else 1, :: -1 if columns else 1]
+
+    def _stored(self, upright: Array) -> Array:
+        exchanged, rows, columns = _TURNS[self.orientation]
+        turned = upright[:: -1 if rows else 1, :: -1 if columns else 1]
+        return turned.swapaxes(0, 1) if exchanged else turned
 
     def _transforms(self, luma: Array, chroma: Array) -> list[Array]:
         return [_transform(_padded(plane, 8, 8), _DCT) for plane in (luma, chroma)]
@@ -202,10 +236,10 @@ def _padded(plane: Array, rows: int, columns: int) -> Array:
     return jnp.pad(plane, ((0, -plane.shape[0] % rows), (0, -plane.shape[1] % columns), (0, 0)), mode="edge")
 
 
-def _halved(plane: Array) -> Array:
-    wide = _padded(plane, 2, 16)  # libjpeg fills blocks of chroma before it halves them, to the right only
+def _means(plane: Array, down: int, across: int) -> Array:
+    wide = _padded(plane, down, 8 * across)  # libjpeg fills blocks of chroma before the means, to the right only
     h, w, c = wide.shape
-    return wide.reshape(h // 2, 2, w // 2, 2, c).mean((1, 3))
+    return wide.reshape(h // down, down, w // across, across, c).mean((1, 3))
 
 
 def _doubled(plane: Array, axis: int) -> Array:

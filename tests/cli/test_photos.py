@@ -68,14 +68,21 @@ def test_other_tasks_keep_or_multiply_the_size(photo, arguments, size) -> None:
         assert np.sqrt(np.mean((reduced - np.asarray(given, float)) ** 2)) < (60 if blurred else 12)
 
 
-def test_a_jpeg_file_is_restored_to_a_picture_it_can_be_of(photo) -> None:
-    """Its tables are read; the restored picture, compressed again, is nearly the file."""
+def test_a_jpeg_file_is_restored_to_a_picture_it_can_be_of(photo, capsys) -> None:
+    """A phone's: stored on its side, with chroma at half the width.
+
+    Its tables are read; the restored picture, compressed again, is nearly the file.
+    """
     pixels, _ = photo
     # So that nothing is clipped at black or white.
-    Image.fromarray((60 + pixels * 0.5).astype(np.uint8)).save("photo.jpg", quality=20)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    saved = {"quality": 20, "subsampling": "4:2:2"}
+    Image.fromarray((60 + pixels * 0.5).astype(np.uint8)).save("photo.jpg", exif=exif, **saved)
     main(["restore", "photo.jpg", "--task", "jpeg", "--samples", "2", "--steps", "4", "--out", "o"])
+    assert "JPEG, chroma 4:2:2" in capsys.readouterr().out
     with Image.open("o/restored.png") as picture:
-        picture.save("again.jpg", quality=20)
+        picture.transpose(Image.Transpose.ROTATE_90).save("again.jpg", **saved)
     first, again = (np.asarray(Image.open(name), float) for name in ("photo.jpg", "again.jpg"))
     assert np.sqrt(np.mean((first - again)[:48, :32] ** 2)) < 3
 
@@ -84,8 +91,8 @@ def test_a_jpeg_file_is_restored_to_a_picture_it_can_be_of(photo) -> None:
     ("arguments", "sentence"),
     [
         (["damaged.png", "--task", "jpeg"], "is no JPEG file"),
-        (["turned.jpg", "--task", "jpeg"], "is stored on its side"),
-        (["half.jpg", "--task", "jpeg"], "in a way that is not supported"),
+        (["inks.jpg", "--task", "jpeg"], "is in CMYK, whose four inks --task jpeg does not know"),
+        (["rgb.jpg", "--task", "jpeg"], "keeps red, green and blue"),
         (["damaged.png", "--task", "colourise"], "not enough to colourise"),
         (["damaged.png", "--task", "upscale", "--factor", "5"], "--factor must be 2, 3 or 4"),
         (["damaged.png", "--task", "denoise", "--factor", "3"], "--factor does not belong to --task denoise"),
@@ -98,10 +105,8 @@ def test_a_jpeg_file_is_restored_to_a_picture_it_can_be_of(photo) -> None:
 def test_what_a_task_cannot_be_is_one_sentence(photo, capsys, arguments, sentence) -> None:
     """With exit code 2, and no folder left behind."""
     with Image.open("damaged.png") as picture:
-        exif = Image.Exif()
-        exif[0x0112] = 6
-        picture.save("turned.jpg", exif=exif)
-        picture.save("half.jpg", subsampling="4:2:2")
+        picture.convert("CMYK").save("inks.jpg")
+        picture.convert("RGB").save("rgb.jpg", keep_rgb=True)
     with pytest.raises(SystemExit) as ended:
         main(["restore", *arguments, "--out", "o"])
     assert ended.value.code == 2

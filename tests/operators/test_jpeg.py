@@ -7,23 +7,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from scipy.ndimage import gaussian_filter
 
 from jaxdiff import DDIM, DDNM, DPS, DiffPIR, GaussianPrior, sample
 from jaxdiff.measurement import Measurement
 from jaxdiff.operators import JPEG, Grey
 from jaxdiff.operators.base import is_linear
+from jaxdiff.operators.jpeg import SUBSAMPLING
 from jaxdiff.priors.gaussian import Diagonal
 from jaxdiff.schedule import linear, time_grid
 
-SUBSAMPLING = {"4:4:4": 0, "4:2:0": 2}
 # One program for all qualities.
 compress = jax.jit(lambda operator, x: operator(x))
 project = jax.jit(lambda operator, x, y: operator.project(x, y))
 read = jax.jit(lambda operator, y: operator.read(y))
 encode = jax.jit(lambda operator, x: operator.encode(x))
-both_sizes = pytest.mark.parametrize("subsampling", SUBSAMPLING)
+both_sizes = pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:0"])
+all_sizes = pytest.mark.parametrize("subsampling", SUBSAMPLING)
 qualities = pytest.mark.parametrize("quality", [10, 30, 75])
 
 
@@ -41,7 +42,7 @@ def scaled(levels: np.ndarray) -> jax.Array:
 def written(levels: np.ndarray, quality: int, subsampling: str) -> Any:
     """What Pillow reads of the file that it wrote."""
     file = io.BytesIO()
-    Image.fromarray(levels).save(file, "JPEG", quality=quality, subsampling=SUBSAMPLING[subsampling])
+    Image.fromarray(levels).save(file, "JPEG", quality=quality, subsampling=subsampling)
     return Image.open(file)
 
 
@@ -83,10 +84,46 @@ def test_a_file_is_decoded_as_pillow_does(subsampling, quality):
     assert min(float(plane.mean()) for plane in same) > 0.98
 
 
+WAYS = {"4:2:2": "422", "4:4:0": "440", "4:1:1": "411"}
+
+
+@pytest.mark.parametrize("subsampling", WAYS)
+def test_chroma_that_neighbours_share_is_that_of_libjpegs_files(subsampling):
+    """Files of OpenCV, which writes what Pillow does not; read by Pillow, as ever."""
+    cv2 = pytest.importorskip("cv2")
+    operator, levels = JPEG(30, subsampling), picture((32, 64))
+    factor = getattr(cv2, f"IMWRITE_JPEG_SAMPLING_FACTOR_{WAYS[subsampling]}")
+    flags = [cv2.IMWRITE_JPEG_QUALITY, 30, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, factor]
+    _, file = cv2.imencode(".jpg", levels[..., ::-1], flags)
+    decoded = np.asarray(Image.open(io.BytesIO(file.tobytes())))
+    again = operator.decode(read(operator, scaled(decoded)), (32, 64))
+    assert np.abs(127.5 * (again + 1) - decoded).max() < 2.5
+    same = [a == b for a, b in zip(read(operator, scaled(decoded)), encode(operator, scaled(levels)), strict=True)]
+    assert min(float(plane.mean()) for plane in same) > 0.98
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_a_turned_file_is_the_file_of_a_turned_picture(orientation):
+    """Pillow turns the picture; sides that hold no whole number of blocks tell where blocks begin."""
+    levels, flag = picture((20, 27)), Image.Exif()
+    flag[0x0112] = orientation
+    file = io.BytesIO()
+    Image.fromarray(levels).save(file, "JPEG", exif=flag)
+    turned = np.asarray(ImageOps.exif_transpose(Image.open(file)))
+    Image.fromarray(levels).save(file := io.BytesIO(), "PNG", exif=flag)
+    upright = scaled(np.asarray(ImageOps.exif_transpose(Image.open(file))))
+    plain, operator = JPEG(75), JPEG(75, orientation=orientation)
+    assert np.abs(127.5 * (operator(upright) + 1) - turned).mean() < 1.0
+    for stored, other in zip(operator.encode(upright), plain.encode(scaled(levels)), strict=True):
+        np.testing.assert_array_equal(stored, other)
+    y = operator(upright)
+    np.testing.assert_array_less(jnp.abs(operator.project(0 * upright, y) - y).mean(), jnp.abs(y).mean() / 2)
+
+
 @qualities
-@both_sizes
+@all_sizes
 def test_the_coefficients_of_a_measurement_are_read_from_it(subsampling, quality):
-    operator, x = JPEG(quality, subsampling), scaled(picture((32, 48)))
+    operator, x = JPEG(quality, subsampling), scaled(picture((32, 64)))
     for stored, encoded in zip(read(operator, compress(operator, x)), encode(operator, x), strict=True):
         np.testing.assert_array_equal(stored, encoded)
 
@@ -192,7 +229,8 @@ def test_grey_is_pillows():
     [
         (lambda: JPEG(0), "quality"),
         (lambda: JPEG(101), "quality"),
-        (lambda: JPEG(50, "4:1:1"), "subsampling"),
+        (lambda: JPEG(50, "4:1:0"), "subsampling"),
+        (lambda: JPEG(50, orientation=9), "orientation"),
         (lambda: JPEG(tables=np.ones(64)), "tables"),
         (lambda: JPEG(tables=np.zeros(128)), "tables"),
         (lambda: Grey((0.0, 0.0, 0.0)), "weights"),
