@@ -84,7 +84,8 @@ class DownloadPrior:
             _check_part(source.with_name(f"{source.name}.part"))
             known = SOURCES[self.name]
             _download_with_bar(self.url or known.url, source, known.parameter_bytes)
-        convert(source, self.out_dir, (GUIDED_DIFFUSION,), Choices(), self.overwrite)
+        known = {"trained_on": SOURCES[self.name].use, "licence": SOURCES[self.name].licence}
+        convert(source, self.out_dir, (GUIDED_DIFFUSION,), Choices(), self.overwrite, known)
         print(f"{source} is not needed any more")
 
 

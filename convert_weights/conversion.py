@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,14 @@ DIFFUSERS_NAME = "diffusion_pytorch_model"
 PARTS = ("unet_ema", "unet")
 
 
-def convert(source: Path, out_dir: Path, formats: Sequence[Format], choices: Choices, overwrite: bool) -> None:
+def convert(
+    source: Path,
+    out_dir: Path,
+    formats: Sequence[Format],
+    choices: Choices,
+    overwrite: bool,
+    known: Mapping[str, str] | None = None,
+) -> None:
     """Converts a file, or the one in a folder, to a prior, and prints what it was taken for.
 
     Args:
@@ -33,6 +40,7 @@ def convert(source: Path, out_dir: Path, formats: Sequence[Format], choices: Cho
         formats: those that the file may be of.
         choices: what was given.
         overwrite: replace a prior.
+        known: what the prior is to keep about its origin besides, such as `trained_on` and `licence`.
 
     Raises:
         FileNotFoundError: there is no such file, or the folder has none.
@@ -48,7 +56,9 @@ def convert(source: Path, out_dir: Path, formats: Sequence[Format], choices: Cho
     checkpoint, said = read_single(file, form.marks, choices.weights)
     with _in_file(path, checkpoint.wrapper):
         weights, config, taken = form.convert(checkpoint.tensors, choices, path.parent)
-    config = replace(config, source={"format": form.name} | _source(file, checkpoint))
+    config = replace(
+        config, source={"format": form.name} | _source(file, checkpoint) | _licence(path) | dict(known or {})
+    )
     said = [f"taken for {form.network}, {path}", *others, *said, *_averages_beside(path)]
     _save(out_dir, Converted(weights, config, [*said, *taken]), overwrite)
 
@@ -140,6 +150,18 @@ def _source(file: OpenFile, checkpoint: Checkpoint) -> dict[str, str]:
             while block := opened.read(BLOCK_BYTES):
                 digest.update(block)
     return {"file": file.path.name, "sha256": digest.hexdigest(), "state_dict": checkpoint.wrapper}
+
+
+def _licence(path: Path) -> dict[str, str]:
+    """The licence in the head of the model card beside the weights or, in a pipeline, above them."""
+    for card in (path.parent / "README.md", path.parent.parent / "README.md"):
+        if not card.is_file() or (card.parent != path.parent and path.parent.name not in PARTS):
+            continue
+        with card.open(encoding="utf-8", errors="replace") as opened:
+            head = re.match(r"---\n(.*?)\n---", opened.read(BLOCK_BYTES), re.DOTALL)
+        if head and (found := re.search(r"^license:\s*([\w.+-]+)\s*$", head[1], re.MULTILINE)):
+            return {"licence": found[1]}
+    return {}
 
 
 def _save(out_dir: Path, converted: Converted, overwrite: bool) -> None:

@@ -4,6 +4,7 @@ jaxdiff restore DAMAGED.png --mask MASK.png
 jaxdiff export DAMAGED.png --mask MASK.png
 jaxdiff convert CHECKPOINT FOLDER
 jaxdiff info
+jaxdiff info PRIOR
 jaxdiff list
 """
 
@@ -22,7 +23,10 @@ NOTHING = "nothing was written"
 
 @dataclass(frozen=True)
 class Info:
-    """Versions, devices, memory, and the priors and LPIPS weights that are found."""
+    """Versions, devices, memory, and the priors and LPIPS weights that are found; or what is stored about a prior."""
+
+    prior: tyro.conf.Positional[str | None] = None
+    """A shipped prior, or a folder of one: tells its origin, licence, architecture, schedule and image size."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,11 @@ def run(command: Restore | Export | Convert | Info | List) -> None:
 
             restore_folder(command) if command.damaged.is_dir() else restore(command)
     else:
-        from jaxdiff.cli.info import print_info, print_list
+        from jaxdiff.cli.info import print_info, print_list, print_prior
 
-        print_info() if isinstance(command, Info) else print_list()
+        if isinstance(command, List):
+            print_list()
+        elif isinstance(command, Info) and command.prior is not None:
+            print_prior(command.prior)
+        else:
+            print_info()

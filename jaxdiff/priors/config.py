@@ -49,7 +49,8 @@ class PriorConfig:
             `{"kind": "betas", "betas": [...]}` for a schedule of its own.
         target: what the network predicts.
         variance: variance of an ancestral step.
-        source: where the weights come from (file name and SHA-256, or the training run), for the reader.
+        source: where the weights come from, for the reader: `format`, `file`, `sha256` and `state_dict` of a
+            checkpoint, or the settings of a training run; `trained_on` and `licence` where they are known.
         clip: whether estimates of the image are clipped to [-1, 1].
     """
 
@@ -76,6 +77,11 @@ class PriorConfig:
         """Name of the kind of network."""
         return next(name for name, kind in KINDS.items() if isinstance(self.network, kind.config))
 
+    @property
+    def any_size(self) -> bool:
+        """Whether images of every height and width are as good as those of its own."""
+        return isinstance(self.network, FFDNetConfig)
+
     def make_denoiser(self, network: Network) -> Denoiser:
         """Wraps a network of this configuration as a denoiser."""
         size, channels = self.network.image_size, self.network.in_channels
@@ -89,7 +95,7 @@ class PriorConfig:
             variance=self.variance,
             clip=self.clip,
             last_time=getattr(of_time, "last_time", None),
-            any_size=isinstance(network, FFDNet),
+            any_size=self.any_size,
         )
 
 
