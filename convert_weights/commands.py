@@ -13,6 +13,7 @@ from convert_weights.conversion import check_free, convert, read_single
 from convert_weights.download import check_space, download
 from convert_weights.formats import FORMATS
 from convert_weights.formats.base import Choices, Format
+from convert_weights.formats.denoising_diffusion import to_denoising_diffusion
 from convert_weights.formats.diffusers.config import DIFFUSERS
 from convert_weights.formats.diffusers.names import to_diffusers
 from convert_weights.formats.ffdnet import FFDNET
@@ -21,6 +22,7 @@ from convert_weights.formats.guided_diffusion.names import to_torch
 from convert_weights.sources import SOURCES, described
 from convert_weights.torch_file import write_checkpoint
 from jaxdiff.metrics.lpips import lpips_from_torch, save_lpips
+from jaxdiff.networks.rms_unet import RMSUNetConfig
 from jaxdiff.networks.unet import UNetConfig
 from jaxdiff.priors.storage import prior_folder, read_prior
 
@@ -91,9 +93,9 @@ class DownloadPrior:
 
 @dataclass(frozen=True)
 class ExportPrior:
-    """Write a prior as a checkpoint for PyTorch, bit for bit, as diffusers or guided-diffusion has it (needs PyTorch).
+    """Write a prior as a checkpoint for PyTorch, bit for bit, as guided-diffusion has it (needs PyTorch).
 
-    What came from diffusers goes back there."""
+    What came from diffusers or denoising-diffusion-pytorch goes back there."""
 
     prior: Annotated[Positional[str], tyro.conf.arg(metavar="PRIOR")]
     """Folder of a prior, or the name of a shipped one."""
@@ -110,6 +112,8 @@ class ExportPrior:
         weights, config = read_prior(prior_folder(self.prior))
         if config.source.get("format") == DIFFUSERS.name and isinstance(config.network, UNetConfig):
             tensors = to_diffusers(weights, config.network)
+        elif isinstance(config.network, RMSUNetConfig):
+            tensors = to_denoising_diffusion(weights, config.network)
         else:
             check_expressible(config, self.prior)
             tensors = to_torch(weights)

@@ -3,20 +3,24 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 from flax import nnx
 
-from jaxdiff.networks.unet import UNet, UNetConfig
+from jaxdiff.networks.rms_unet import RMSUNetConfig
+from jaxdiff.networks.unet import UNetConfig
+from jaxdiff.priors.config import KINDS, NetworkConfig
 
 Shape = tuple[int, ...]
 COLOURS = 3
 
 
 @cache
-def flax_shapes(config: UNetConfig) -> dict[str, Shape]:
+def flax_shapes(config: NetworkConfig) -> dict[str, Shape]:
     """Returns the names and shapes of the weights of a network, without making it."""
-    network = nnx.eval_shape(lambda: UNet(config, rngs=nnx.Rngs(0)))
+    make: Any = next(kind.network for kind in KINDS.values() if isinstance(config, kind.config))
+    network = nnx.eval_shape(lambda: make(config, rngs=nnx.Rngs(0)))
     state = nnx.to_flat_state(nnx.state(network, nnx.Param))
     return {".".join(map(str, path)): variable.shape for path, variable in state}
 
@@ -56,7 +60,7 @@ def _some(items: Iterable[str], shown: int = 6) -> str:
     return ", ".join(items[:shown]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def check_channels(network: UNetConfig, confirmed: int | None) -> None:
+def check_channels(network: UNetConfig | RMSUNetConfig, confirmed: int | None) -> None:
     """Refuses a network that makes no prior of colour pictures, unless its number of channels is confirmed.
 
     Raises:

@@ -106,6 +106,22 @@ class ResBlock(nnx.Module):
         return hidden + (x if self.skip is None else self.skip(x)).astype(hidden.dtype)
 
 
+def attend(
+    q: Float[Array, "n q h c"],
+    k: Float[Array, "n k h c"],
+    v: Float[Array, "n k h c"],
+    precision: jax.lax.Precision | None,
+) -> Float[Array, "n q h c"]:
+    """Attention of every query to all keys, head by head."""
+    # Scaling q and k apart, not their product, is the original's guard against float16 overflow.
+    scale = q.shape[-1] ** -0.25
+    logits = jnp.einsum(
+        "nqhc,nkhc->nhqk", q * scale, k * scale, precision=precision, preferred_element_type=jnp.float32
+    )
+    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+    return jnp.einsum("nhqk,nkhc->nqhc", weights, v, precision=precision)
+
+
 class AttentionBlock(nnx.Module):
     """Multi-head self-attention over all pixels, with a residual connection."""
 
@@ -126,13 +142,7 @@ class AttentionBlock(nnx.Module):
             q, k, v = jnp.moveaxis(qkv.reshape(n, h * w, 3, self.heads, width), 2, 0)
         else:
             q, k, v = jnp.moveaxis(qkv.reshape(n, h * w, self.heads, 3, width), 3, 0)
-        # Scaling q and k apart, not their product, is the original's guard against float16 overflow.
-        scale = width**-0.25
-        logits = jnp.einsum(
-            "nqhc,nkhc->nhqk", q * scale, k * scale, precision=self.precision, preferred_element_type=jnp.float32
-        )
-        weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-        mixed = jnp.einsum("nhqk,nkhc->nqhc", weights, v, precision=self.precision).reshape(n, h * w, c)
+        mixed = attend(q, k, v, self.precision).reshape(n, h * w, c)
         return x + self.proj(mixed).reshape(n, h, w, c).astype(x.dtype)
 
 
@@ -148,11 +158,11 @@ class Downsample(nnx.Module):
 
 
 class Upsample(nnx.Module):
-    """Doubles the resolution by nearest neighbours and a convolution."""
+    """Doubles the resolution by nearest neighbours and a convolution, to the same width or another."""
 
-    def __init__(self, width, **products):
-        self.conv = Conv(width, width, **products)
+    def __init__(self, width, out_width=None, **products):
+        self.conv = Conv(width, out_width or width, **products)
 
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 d"]:
         """Returns the larger image."""
         return self.conv(_up(x))

@@ -15,13 +15,14 @@ import numpy as np
 
 from jaxdiff.errors import UserError
 from jaxdiff.networks.ffdnet import FFDNet, FFDNetConfig
+from jaxdiff.networks.rms_unet import RMSUNet, RMSUNetConfig
 from jaxdiff.networks.unet import UNet, UNetConfig
 from jaxdiff.priors.denoiser import Denoiser, Target, Variance
 from jaxdiff.priors.noise_level import ByNoiseLevel
 from jaxdiff.schedule import Schedule, cosine, from_betas, linear, scaled_linear, sigmoid
 
-NetworkConfig = UNetConfig | FFDNetConfig
-Network = UNet | FFDNet
+NetworkConfig = UNetConfig | RMSUNetConfig | FFDNetConfig
+Network = UNet | RMSUNet | FFDNet
 Owner = TypeVar("Owner")
 
 _SCHEDULES = {
@@ -115,6 +116,7 @@ class _Kind(NamedTuple):
 
 KINDS = {
     "unet": _Kind(UNetConfig, UNet, lambda network, schedule: network),
+    "rms_unet": _Kind(RMSUNetConfig, RMSUNet, lambda network, schedule: network),
     "ffdnet": _Kind(
         FFDNetConfig, FFDNet, lambda network, schedule: ByNoiseLevel(network, schedule, network.config.max_sigma)
     ),
