@@ -71,7 +71,7 @@ def _leaf(leaf: str) -> str:
     return {"kernel": "weight", "scale": "g"}.get(leaf, leaf)
 
 
-def to_torch_layout(name: str, weight: np.ndarray) -> np.ndarray:
+def layout_there(name: str, weight: np.ndarray) -> np.ndarray:
     """Rearranges one weight, given its name here, as PyTorch stores it."""
     if name.endswith(".scale"):
         return weight[None, :, None, None]
@@ -82,7 +82,7 @@ def to_torch_layout(name: str, weight: np.ndarray) -> np.ndarray:
     return weight
 
 
-def to_flax_layout(name: str, weight: np.ndarray) -> np.ndarray:
+def layout_here(name: str, weight: np.ndarray) -> np.ndarray:
     """Rearranges one weight of PyTorch, given its name here, as it is stored here."""
     if name.endswith(".scale"):
         return weight[0, :, 0, 0]
@@ -96,7 +96,7 @@ def to_flax_layout(name: str, weight: np.ndarray) -> np.ndarray:
 def to_denoising_diffusion(weights: Mapping[str, np.ndarray], config: RMSUNetConfig) -> dict[str, np.ndarray]:
     """Renames and rearranges the weights of a prior as the state dict of the package's `Unet`."""
     return {
-        there: np.ascontiguousarray(to_torch_layout(here, weights[here])) for here, there in torch_names(config).items()
+        there: np.ascontiguousarray(layout_there(here, weights[here])) for here, there in torch_names(config).items()
     }
 
 
@@ -107,9 +107,9 @@ def from_denoising_diffusion(tensors: Tensors, config: RMSUNetConfig) -> dict[st
         ValueError: naming each tensor that is missing, unexpected, of another shape or type.
     """
     names, shapes = torch_names(config), flax_shapes(config)
-    wanted = {there: to_torch_layout(here, np.broadcast_to(0.0, shapes[here])).shape for here, there in names.items()}
+    wanted = {there: layout_there(here, np.broadcast_to(0.0, shapes[here])).shape for here, there in names.items()}
     check_tensors(tensors, wanted)
-    return {here: to_flax_layout(here, tensors[there]) for here, there in names.items()}
+    return {here: layout_here(here, tensors[there]) for here, there in names.items()}
 
 
 def infer_rms_unet(tensors: Tensors, image_size: int) -> RMSUNetConfig:

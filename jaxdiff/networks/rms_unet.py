@@ -6,7 +6,9 @@ References:
     Shen et al., 2018, https://arxiv.org/abs/1812.01243 (linear attention).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -220,16 +222,18 @@ class RMSUNet(nnx.Module):
         waves = timestep_embedding(t, self.config.channels, shift=1.0, sin_first=True)
         embedding = self.time_embed_2(jax.nn.gelu(self.time_embed_1(waves), approximate=False)).astype(jnp.float32)
         first = hidden = self.init_conv(x_t).astype(jnp.float32)
-        down, middle, up = (jax.checkpoint(run) if self.remat else run for run in (self._down, self._middle, self._up))
         stack = []
         for level in range(len(self.downs)):
-            hidden, kept = down(level, hidden, embedding)
+            hidden, kept = self._run(partial(self._down, level), hidden, embedding)
             stack += kept
-        hidden = middle(hidden, embedding)
+        hidden = self._run(self._middle, hidden, embedding)
         for level in range(len(self.ups)):
-            hidden = up(level, hidden, stack.pop(), stack.pop(), embedding)
+            hidden = self._run(partial(self._up, level), hidden, stack.pop(), stack.pop(), embedding)
         hidden = self.final_block(jnp.concatenate([hidden, first], -1), embedding)
         return self.final_conv(hidden).astype(jnp.float32)
+
+    def _run(self, part: Callable[..., Any], *arrays: Array) -> Any:
+        return (jax.checkpoint(part) if self.remat else part)(*arrays)
 
     def _down(self, level: int, x: Array, embedding: Array) -> tuple[Array, list[Array]]:
         block_1, block_2, attention, resample = self.downs[level]

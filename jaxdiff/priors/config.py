@@ -21,8 +21,8 @@ from jaxdiff.priors.denoiser import Denoiser, Target, Variance
 from jaxdiff.priors.noise_level import ByNoiseLevel
 from jaxdiff.schedule import Schedule, cosine, from_betas, linear, scaled_linear, sigmoid
 
-NetworkConfig = UNetConfig | RMSUNetConfig | FFDNetConfig
-Network = UNet | RMSUNet | FFDNet
+NetworkConfig = UNetConfig | FFDNetConfig | RMSUNetConfig
+Network = UNet | FFDNet | RMSUNet
 Owner = TypeVar("Owner")
 
 _SCHEDULES = {
@@ -116,10 +116,10 @@ class _Kind(NamedTuple):
 
 KINDS = {
     "unet": _Kind(UNetConfig, UNet, lambda network, schedule: network),
-    "rms_unet": _Kind(RMSUNetConfig, RMSUNet, lambda network, schedule: network),
     "ffdnet": _Kind(
         FFDNetConfig, FFDNet, lambda network, schedule: ByNoiseLevel(network, schedule, network.config.max_sigma)
     ),
+    "rms_unet": _Kind(RMSUNetConfig, RMSUNet, lambda network, schedule: network),
 }
 
 

@@ -18,8 +18,8 @@ from convert_weights.formats.denoising_diffusion import (
     find_target,
     from_denoising_diffusion,
     infer_rms_unet,
+    layout_there,
     to_denoising_diffusion,
-    to_torch_layout,
     torch_names,
 )
 from convert_weights.formats.unet import flax_shapes
@@ -40,7 +40,7 @@ def draw(config: RMSUNetConfig, seed: int = 0) -> dict[str, np.ndarray]:
     rng, shapes = np.random.default_rng(seed), flax_shapes(config)
     tensors = {}
     for here, there in torch_names(config).items():
-        shape = to_torch_layout(here, np.broadcast_to(0.0, shapes[here])).shape
+        shape = layout_there(here, np.broadcast_to(0.0, shapes[here])).shape
         scale = 0.3 if here.endswith(("bias", "scale", "memory")) else np.sqrt(3 / np.prod(shape[1:]))
         tensors[there] = (here.endswith("scale") + scale * rng.uniform(-1, 1, shape)).astype(np.float32)
     return tensors
