@@ -40,7 +40,7 @@ class RMSUNetConfig:
         out_channels: as many.
 
     Raises:
-        ValueError: if there is no level, the levels' attention is not said, or a size does not fit.
+        ValueError: if there is no level, the levels' attention is not said, or a size is zero or does not fit.
     """
 
     image_size: int
@@ -60,6 +60,16 @@ class RMSUNetConfig:
                 "`channel_mult` and `full_attention` must be of the same levels, one or more, got "
                 f"{self.channel_mult} and {self.full_attention}."
             )
+        counts = (
+            *self.widths,
+            self.num_heads,
+            self.num_head_channels,
+            self.memory,
+            self.in_channels,
+            self.out_channels,
+        )
+        if min(counts) < 1:
+            raise ValueError(f"every width and number of a UNet must be at least 1, got {self}.")
         if self.image_size % self.size_factor:
             raise ValueError(f"`image_size` must be a multiple of {self.size_factor}, got {self.image_size}.")
         if self.channels < 4 or self.channels % 2:

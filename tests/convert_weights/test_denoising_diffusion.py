@@ -173,6 +173,11 @@ REFUSED = {
         None,
         "`init_conv.bias` (9,) where (8,) is needed",
     ),
+    "an empty layer": (
+        lambda: whole() | {"model.init_conv.weight": np.ones((0, 3, 7, 7), np.float32)},
+        None,
+        "must be at least 1",
+    ),
     "no axes": (lambda: whole() | {"model.mid_attn.mem_kv": np.ones(9, np.float32)}, None, "has not 4 axes"),
     "an older version": (lambda: without("model.mid_attn.mem_kv"), None, "of a version before 2"),
     "self-conditioning": (lambda: whole(KEPT), None, "self_condition"),
