@@ -4,6 +4,7 @@ from jaxdiff.operators.base import Operator, SpectralOperator, adjoint, observed
 from jaxdiff.operators.blur import Blur, CircularBlur, GaussianBlur
 from jaxdiff.operators.colour import Grey
 from jaxdiff.operators.composition import Composition
+from jaxdiff.operators.fourier import FourierMask, cartesian_lines, radial_lines
 from jaxdiff.operators.jpeg import JPEG
 from jaxdiff.operators.masks import BoxMask, Identity, Mask, RandomMask
 from jaxdiff.operators.motion import motion_kernel, motion_kernel_from_key
@@ -17,6 +18,7 @@ __all__ = [
     "BoxMask",
     "CircularBlur",
     "Composition",
+    "FourierMask",
     "GaussianBlur",
     "Grey",
     "Identity",
@@ -25,8 +27,10 @@ __all__ = [
     "RandomMask",
     "SpectralOperator",
     "adjoint",
+    "cartesian_lines",
     "motion_kernel",
     "motion_kernel_from_key",
     "observed",
     "pinv",
+    "radial_lines",
 ]

@@ -6,6 +6,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from jaxdiff.operators.base import checked_mask
 from jaxdiff.pytree import Number, pytree
 
 Whole = int | Int[Array, ""]
@@ -74,16 +75,7 @@ class Mask(Masking):
     mask: Float[Array | np.ndarray, "h w c"]
 
     def __post_init__(self) -> None:
-        if jnp.ndim(self.mask) != 3:
-            shape = jnp.shape(self.mask)
-            raise ValueError(f"`mask` must have shape (h, w, 1) or (h, w, c), got {shape}; add a last axis.")
-        if not isinstance(self.mask, Tracer):
-            mask = np.asarray(self.mask)
-            if not np.isin(mask, (0, 1)).all():
-                raise ValueError("`mask` must hold only 0 (hidden) and 1 (kept); threshold it first.")
-            if not mask.any():
-                raise ValueError("`mask` hides every pixel; 1 marks what is kept.")
-        object.__setattr__(self, "mask", jnp.asarray(self.mask, jnp.float32))
+        object.__setattr__(self, "mask", checked_mask(self.mask))
 
     def observed(self, y: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
         """Returns the mask."""

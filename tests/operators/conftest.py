@@ -16,6 +16,7 @@ from jaxdiff.operators import (
     BoxMask,
     CircularBlur,
     Composition,
+    FourierMask,
     GaussianBlur,
     Grey,
     Identity,
@@ -77,6 +78,11 @@ class Saturation:
         return jnp.tanh(self.gain * x)
 
 
+def as_real(matrix: np.ndarray) -> np.ndarray:
+    """A complex matrix, or vector, as a real one of twice as many rows; a real one as it is."""
+    return np.concatenate([np.real(matrix), np.imag(matrix)]) if np.iscomplexobj(matrix) else matrix
+
+
 def sums_matrix(shape: tuple[int, int, int]) -> np.ndarray:
     """`Sums` as a matrix."""
     h, w, c = shape
@@ -131,6 +137,8 @@ KEPT_ROWS = ("101100", "001001", "001010", "001010", "000000", "100011", "000001
 KEPT = np.array([[[float(kept)] for kept in row] for row in KEPT_ROWS], np.float32)
 BOX = np.ones((8, 6, 1), np.float32)
 BOX[2:6, 1:4] = 0
+# Of some pairs of opposite frequencies both are measured, of some one, of some none.
+FREQUENCIES = np.array([[[float(i * j % 4 < 2)] for j in range(6)] for i in range(8)], np.float32)
 TAPS = np.exp(-0.5 * (np.arange(-3, 4) / 0.8) ** 2)
 GAUSSIAN_KERNEL = np.outer(TAPS, TAPS) / TAPS.sum() ** 2
 
@@ -166,6 +174,9 @@ OPERATORS: dict[str, OperatorRow] = {
     ),
     "sums": OperatorRow(Sums, sums_matrix(SHAPE)),
     "waves": OperatorRow(Waves, waves_matrix(SHAPE)),
+    "fourier": OperatorRow(
+        lambda: FourierMask(FREQUENCIES), reference.mask_matrix(FREQUENCIES, SHAPE) @ waves_matrix(SHAPE)
+    ),
     "affine": OperatorRow(Affine, function=lambda x: (x + 1) / 2),
     "saturation": OperatorRow(Saturation, function=lambda x: np.tanh(2.0 * x)),
 }
