@@ -4,10 +4,13 @@ from jaxdiff.operators.base import Operator, SpectralOperator, adjoint, observed
 from jaxdiff.operators.blur import Blur, CircularBlur, GaussianBlur
 from jaxdiff.operators.colour import Grey
 from jaxdiff.operators.composition import Composition
+from jaxdiff.operators.compressed_sensing import DenseGaussian, Hadamard
 from jaxdiff.operators.fourier import FourierMask, cartesian_lines, radial_lines
+from jaxdiff.operators.intensity import HighDynamicRange, Quantisation
 from jaxdiff.operators.jpeg import JPEG
 from jaxdiff.operators.masks import BoxMask, Identity, Mask, RandomMask
 from jaxdiff.operators.motion import motion_kernel, motion_kernel_from_key
+from jaxdiff.operators.phase import PhaseRetrieval
 from jaxdiff.operators.resize import Bicubic, BlockMean
 
 __all__ = [
@@ -18,12 +21,17 @@ __all__ = [
     "BoxMask",
     "CircularBlur",
     "Composition",
+    "DenseGaussian",
     "FourierMask",
     "GaussianBlur",
     "Grey",
+    "Hadamard",
+    "HighDynamicRange",
     "Identity",
     "Mask",
     "Operator",
+    "PhaseRetrieval",
+    "Quantisation",
     "RandomMask",
     "SpectralOperator",
     "adjoint",

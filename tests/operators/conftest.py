@@ -19,8 +19,11 @@ from jaxdiff.operators import (
     FourierMask,
     GaussianBlur,
     Grey,
+    Hadamard,
+    HighDynamicRange,
     Identity,
     Mask,
+    PhaseRetrieval,
     RandomMask,
     motion_kernel,
 )
@@ -83,6 +86,22 @@ def as_real(matrix: np.ndarray) -> np.ndarray:
     return np.concatenate([np.real(matrix), np.imag(matrix)]) if np.iscomplexobj(matrix) else matrix
 
 
+def amplitudes(x: np.ndarray, margins: tuple[int, int]) -> np.ndarray:
+    """Absolute values of the Fourier transform of a picture with zeros around it, by a matrix."""
+    wide = np.pad(x, [(side, side) for side in (*margins, 0)])
+    return np.abs(waves_matrix(wide.shape) @ wide.ravel())
+
+
+def hadamard_matrix() -> np.ndarray:
+    """Rows and columns of 8 = 8 x 1 and 6 = 2 x 3 pixels, by SciPy."""
+    from scipy.fft import dct
+    from scipy.linalg import hadamard
+
+    columns = np.kron(hadamard(2) / 2**0.5, np.asarray(dct(np.eye(3), axis=0, norm="ortho")))
+    signs = [1 if sign == "+" else -1 for row in SIGNS for sign in row]
+    return np.kron(np.kron(hadamard(8) / 8**0.5, columns)[COEFFICIENTS] * signs, np.eye(3))
+
+
 def sums_matrix(shape: tuple[int, int, int]) -> np.ndarray:
     """`Sums` as a matrix."""
     h, w, c = shape
@@ -135,6 +154,8 @@ CHEQUERED = (np.add.outer(np.arange(8), 2 * np.arange(6))[..., None] % 3 > 0).as
 COLOURED = (np.arange(144).reshape(SHAPE) % 5 > 1).astype(np.float32)
 KEPT_ROWS = ("101100", "001001", "001010", "001010", "000000", "100011", "000001", "100001")
 KEPT = np.array([[[float(kept)] for kept in row] for row in KEPT_ROWS], np.float32)
+SIGNS = ("++++--", "-+-++-", "+-+---", "+-+-++", "-----+", "-+---+", "+-++++", "+-+---")
+COEFFICIENTS = [0, 2, 4, 6, 7, 10, 11, 15, 16, 27, 28, 32, 33, 37, 38, 39, 41, 43, 47]
 BOX = np.ones((8, 6, 1), np.float32)
 BOX[2:6, 1:4] = 0
 # Of some pairs of opposite frequencies both are measured, of some one, of some none.
@@ -177,6 +198,9 @@ OPERATORS: dict[str, OperatorRow] = {
     "fourier": OperatorRow(
         lambda: FourierMask(FREQUENCIES), reference.mask_matrix(FREQUENCIES, SHAPE) @ waves_matrix(SHAPE)
     ),
+    "hadamard": OperatorRow(lambda: Hadamard(jax.random.key(3), SHAPE, keep=0.4), hadamard_matrix()),
     "affine": OperatorRow(Affine, function=lambda x: (x + 1) / 2),
+    "high dynamic range": OperatorRow(HighDynamicRange, function=lambda x: np.clip(2 * x, -1, 1)),
+    "phase retrieval": OperatorRow(PhaseRetrieval, function=lambda x: amplitudes((x + 1) / 2, (2, 1))),
     "saturation": OperatorRow(Saturation, function=lambda x: np.tanh(2.0 * x)),
 }

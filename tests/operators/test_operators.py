@@ -12,6 +12,7 @@ from jaxdiff.operators import (
     BoxMask,
     CircularBlur,
     GaussianBlur,
+    Hadamard,
     Identity,
     Mask,
     RandomMask,
@@ -75,7 +76,7 @@ def test_gradients_are_those_of_finite_differences(row):
 def test_stacked_operators_run_in_one_vmap(row):
     operator, x = row.make(), images(5, 2)
     leaves = lambda scale: jax.tree.map(lambda leaf: jnp.asarray(leaf) * scale, operator)
-    numbers = [1, 1] if isinstance(operator, BoxMask) else [1.0, 0.5]
+    numbers = [1, 1] if isinstance(operator, BoxMask | Hadamard) else [1.0, 0.5]
     if not jax.tree.leaves(operator):
         together, alone = jax.vmap(operator)(x), [operator(image) for image in x]
     else:
