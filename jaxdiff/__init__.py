@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from jaxdiff.measurement import Measurement, measure
     from jaxdiff.metrics import lpips
     from jaxdiff.metrics.diagnosis import Diagnose, Diagnosis, Verdict, verdict
-    from jaxdiff.noise import GaussianNoise, PoissonNoise
+    from jaxdiff.noise import GaussianNoise, HeteroscedasticNoise, PoissonGaussianNoise, PoissonNoise
     from jaxdiff.priors import exact
     from jaxdiff.priors.config import PriorError
     from jaxdiff.priors.denoiser import Denoiser, Prediction
@@ -32,7 +32,7 @@ _HOME = {
     "guidance": ("DDNM", "DiffPIR", "MMPS", "PiGDM", "TMPD"),
     "measurement": ("Measurement", "measure"),
     "metrics.diagnosis": ("Diagnose", "Diagnosis", "Verdict", "verdict"),
-    "noise": ("GaussianNoise", "PoissonNoise"),
+    "noise": ("GaussianNoise", "HeteroscedasticNoise", "PoissonGaussianNoise", "PoissonNoise"),
     "priors.denoiser": ("Denoiser", "Prediction"),
     "priors.gaussian": ("GaussianPrior",),
     "priors.mixture": ("MixturePrior",),
@@ -60,9 +60,11 @@ __all__ = [
     "DiffPIR",
     "GaussianNoise",
     "GaussianPrior",
+    "HeteroscedasticNoise",
     "Measurement",
     "MixturePrior",
     "PiGDM",
+    "PoissonGaussianNoise",
     "PoissonNoise",
     "Prediction",
     "PriorError",

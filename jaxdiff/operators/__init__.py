@@ -3,7 +3,7 @@
 from jaxdiff.operators.base import Operator, SpectralOperator, adjoint, observed, pinv
 from jaxdiff.operators.blur import Blur, CircularBlur, GaussianBlur
 from jaxdiff.operators.colour import Grey
-from jaxdiff.operators.composition import Composition
+from jaxdiff.operators.composition import Composition, Stack
 from jaxdiff.operators.compressed_sensing import DenseGaussian, Hadamard
 from jaxdiff.operators.fourier import FourierMask, cartesian_lines, radial_lines
 from jaxdiff.operators.intensity import HighDynamicRange, Quantisation
@@ -34,6 +34,7 @@ __all__ = [
     "Quantisation",
     "RandomMask",
     "SpectralOperator",
+    "Stack",
     "adjoint",
     "cartesian_lines",
     "motion_kernel",

@@ -25,6 +25,7 @@ from jaxdiff.operators import (
     Mask,
     PhaseRetrieval,
     RandomMask,
+    Stack,
     motion_kernel,
 )
 from jaxdiff.pytree import pytree
@@ -192,6 +193,10 @@ OPERATORS: dict[str, OperatorRow] = {
     "block mean after blur": OperatorRow(
         lambda: Composition(BlockMean(2), Blur(lopsided_kernel())),
         matrix_of(lambda x: reduced(x, 2, Image.Resampling.BOX)) @ BLUR_MATRIX,
+    ),
+    "stack of box and grey": OperatorRow(
+        lambda: Stack([BoxMask(top=2, left=1, height=4, width=3), Grey()], SHAPE),
+        np.concatenate([reference.mask_matrix(BOX, SHAPE), LUMA]),
     ),
     "sums": OperatorRow(Sums, sums_matrix(SHAPE)),
     "waves": OperatorRow(Waves, waves_matrix(SHAPE)),
