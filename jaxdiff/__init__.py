@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from jaxdiff.metrics import lpips
     from jaxdiff.metrics.diagnosis import Diagnose, Diagnosis, Verdict, verdict
     from jaxdiff.noise import GaussianNoise, HeteroscedasticNoise, PoissonGaussianNoise, PoissonNoise
+    from jaxdiff.presets import preset
     from jaxdiff.priors import exact
     from jaxdiff.priors.config import PriorError
     from jaxdiff.priors.denoiser import Denoiser, Prediction
@@ -33,6 +34,7 @@ _HOME = {
     "measurement": ("Measurement", "measure"),
     "metrics.diagnosis": ("Diagnose", "Diagnosis", "Verdict", "verdict"),
     "noise": ("GaussianNoise", "HeteroscedasticNoise", "PoissonGaussianNoise", "PoissonNoise"),
+    "presets": ("preset",),
     "priors.denoiser": ("Denoiser", "Prediction"),
     "priors.gaussian": ("GaussianPrior",),
     "priors.mixture": ("MixturePrior",),
@@ -84,6 +86,7 @@ __all__ = [
     "networks",
     "operators",
     "plan",
+    "preset",
     "priors",
     "sample",
     "sample_many",
