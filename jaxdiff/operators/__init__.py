@@ -8,7 +8,7 @@ from jaxdiff.operators.compressed_sensing import DenseGaussian, Hadamard
 from jaxdiff.operators.fourier import FourierMask, cartesian_lines, radial_lines
 from jaxdiff.operators.intensity import HighDynamicRange, Quantisation
 from jaxdiff.operators.jpeg import JPEG
-from jaxdiff.operators.masks import BoxMask, Identity, Mask, RandomMask
+from jaxdiff.operators.masks import BoxMask, FreeFormMask, Identity, Mask, RandomMask
 from jaxdiff.operators.motion import motion_kernel, motion_kernel_from_key
 from jaxdiff.operators.phase import PhaseRetrieval
 from jaxdiff.operators.resize import Bicubic, BlockMean
@@ -23,6 +23,7 @@ __all__ = [
     "Composition",
     "DenseGaussian",
     "FourierMask",
+    "FreeFormMask",
     "GaussianBlur",
     "Grey",
     "Hadamard",
