@@ -123,7 +123,12 @@ MORE_PROBLEMS = {
     "upscale": ProblemKind(
         "super-resolution", "upscale", lambda image_shape, key: (Bicubic(4), {"factor": 4}), _inverse
     ),
-    "colourise": ProblemKind("colourisation", "colourise", lambda image_shape, key: (Grey(), {}), _inverse),
+    "colourise": ProblemKind(
+        "colourisation",
+        "colourise",
+        lambda image_shape, key: (Grey(), {}),
+        lambda measurement, image_shape: jnp.broadcast_to(measurement.y, image_shape),
+    ),
     "fourier": ProblemKind("undersampled Fourier transform", "inpaint", _fourier, _inverse),
     "compressed-sensing": ProblemKind("compressed sensing", "inpaint", _hadamard, _inverse),
     "phase": ProblemKind(
