@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from jaxdiff.measurement import Measurement, measure
     from jaxdiff.metrics import lpips
     from jaxdiff.metrics.diagnosis import Diagnose, Diagnosis, Verdict, verdict
-    from jaxdiff.noise import GaussianNoise, PoissonNoise
+    from jaxdiff.noise import GaussianNoise, HeteroscedasticNoise, PoissonGaussianNoise, PoissonNoise
+    from jaxdiff.presets import preset
     from jaxdiff.priors import exact
     from jaxdiff.priors.config import PriorError
     from jaxdiff.priors.denoiser import Denoiser, Prediction
@@ -32,7 +33,8 @@ _HOME = {
     "guidance": ("DDNM", "DiffPIR", "MMPS", "PiGDM", "TMPD"),
     "measurement": ("Measurement", "measure"),
     "metrics.diagnosis": ("Diagnose", "Diagnosis", "Verdict", "verdict"),
-    "noise": ("GaussianNoise", "PoissonNoise"),
+    "noise": ("GaussianNoise", "HeteroscedasticNoise", "PoissonGaussianNoise", "PoissonNoise"),
+    "presets": ("preset",),
     "priors.denoiser": ("Denoiser", "Prediction"),
     "priors.gaussian": ("GaussianPrior",),
     "priors.mixture": ("MixturePrior",),
@@ -60,9 +62,11 @@ __all__ = [
     "DiffPIR",
     "GaussianNoise",
     "GaussianPrior",
+    "HeteroscedasticNoise",
     "Measurement",
     "MixturePrior",
     "PiGDM",
+    "PoissonGaussianNoise",
     "PoissonNoise",
     "Prediction",
     "PriorError",
@@ -82,6 +86,7 @@ __all__ = [
     "networks",
     "operators",
     "plan",
+    "preset",
     "priors",
     "sample",
     "sample_many",

@@ -40,7 +40,7 @@ from jaxtyping import config as jaxtyping_config
 from jaxdiff import DDIM, DDPM, DPS, MMPS, Denoiser, DPSLikelihood, GaussianPrior, PiGDM, load_prior
 from jaxdiff.measurement import Measurement, measure
 from jaxdiff.networks.unet import UNet, UNetConfig
-from jaxdiff.noise import GaussianNoise, PoissonNoise
+from jaxdiff.noise import GaussianNoise, HeteroscedasticNoise, PoissonGaussianNoise, PoissonNoise
 from jaxdiff.operators import Identity
 from jaxdiff.priors.config import PriorConfig
 from jaxdiff.priors.denoiser import Prediction, Prior, WrappedPrior
@@ -81,8 +81,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 NOISES: dict[str, Callable[[], Any]] = {
     "gaussian": lambda: GaussianNoise(SIGMA_Y),
+    "level of a colour": lambda: HeteroscedasticNoise(np.array([0.02, SIGMA_Y, 0.2], np.float32)),
     "poisson": lambda: PoissonNoise(peak=40.0),
     "few photons": lambda: PoissonNoise(peak=3.0),
+    "camera": lambda: PoissonGaussianNoise(peak=40.0, sigma_y=SIGMA_Y),
 }
 
 

@@ -19,6 +19,7 @@ ORDER = [
     {"networks"},
     {"operators"},
     {"measurement"},
+    {"presets"},
     {"priors"},
     {"samplers"},
     {"guidance"},

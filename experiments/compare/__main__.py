@@ -4,6 +4,12 @@
     python -m experiments.compare --prior priors/ffhq-256 --image PHOTO.png --steps 1000
     python -m experiments.compare --paper zhu --out results/zhu
 
+    python -m experiments.compare --tasks phase hdr --methods dps dps-likelihood --steps 1000
+    python -m experiments.compare --tasks box random --setting daps
+
+There are other tasks beside these three, see `--tasks`; a method that a task does not suit is left out, and said so.
+`--setting` takes operators and noise of a published comparison in place of this project's.
+
 `--paper` takes the settings of a report where they are known, says what it leaves open, and puts its numbers beside
 ours; `--tasks` and `--methods` then choose among what it tries.
 
@@ -12,11 +18,12 @@ Writes `report.html`, `figure.png`, `table.md`, `metrics.csv` (a row per task, m
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Annotated
 
+import jax
 import numpy as np
 import tyro
 from jaxtyping import Float
@@ -24,7 +31,7 @@ from jaxtyping import Float
 from experiments.shared.cells import Cell, brightest, cells_record, run_cell, sections, write_cells
 from experiments.shared.command import run_script
 from experiments.shared.papers import OURS, PAPERS, Paper, Variant
-from experiments.shared.problems import KNOWN_PROBLEMS, PROBLEMS, make_problem
+from experiments.shared.problems import ALL_PROBLEMS, PROBLEMS, Problem, make_problem
 from experiments.shared.published import prior_of, published, remarks
 from experiments.shared.setup import Config, Experiment, begin_experiment, print_results
 from experiments.shared.tables import score_table, summary, without_missing
@@ -33,10 +40,11 @@ from jaxdiff.errors import UserError, check_name, check_names
 from jaxdiff.images.files import write_image
 from jaxdiff.images.grid import heat, labelled_grid
 from jaxdiff.metrics.lpips import LPIPS
+from jaxdiff.presets import preset
 from jaxdiff.priors.denoiser import Prior
 from jaxdiff.runs import page
 from jaxdiff.runs.folder import command_line, finish_folder
-from jaxdiff.runs.methods import KNOWN_METHODS, METHODS, REPORTED, make_run
+from jaxdiff.runs.methods import KNOWN_METHODS, METHODS, REPORTED, Run, make_run
 from jaxdiff.runs.scores import load_lpips_nets
 from jaxdiff.runs.tables import Row, write_csv
 
@@ -49,21 +57,66 @@ class Compare(Config):
 
     paper: str | None = None
     """Settings of a report: zhu, jacques, chin-zhang or qi; this project's own by default."""
-    tasks: Annotated[tuple[str, ...], tyro.conf.arg(help=f"Some of: {KNOWN_PROBLEMS}.")] = tuple(PROBLEMS)
+    tasks: Annotated[tuple[str, ...], tyro.conf.arg(help=f"Some of: {', '.join(ALL_PROBLEMS)}.")] = tuple(PROBLEMS)
     methods: Annotated[tuple[str, ...], tyro.conf.arg(help=f"Some of: {KNOWN_METHODS}.")] = tuple(REPORTED)
+    setting: str | None = None
+    """Operators and noise of a published comparison, in place of --sigma: dps2022, daps, ddrm or diffpir."""
     out: Path = Path("results/compare")
     """Folder of the results."""
 
 
 def choose(config: Compare, paper: Paper | None) -> list[tuple[str, Variant]]:
     """Returns the tasks, each with every method to run on it."""
-    tasks = check_names(config.tasks, list(PROBLEMS), "task")
+    tasks = check_names(config.tasks, list(ALL_PROBLEMS), "task")
     methods = check_names(config.methods, list(METHODS), "method")
     variants = [variant for variant in (paper.variants if paper else OURS) if variant.method in methods]
     pairs = [(task, variant) for task in tasks for variant in variants if task in variant.chosen]
     if not pairs:
         raise UserError(f"--paper {config.paper} has no settings for these --tasks and --methods; leave them out.")
     return pairs
+
+
+def with_sigma(config: Compare) -> Compare:
+    """Returns the flags with the noise of `--setting`, if there is one.
+
+    Raises:
+        UserError: if its tasks have several.
+    """
+    if config.setting is None:
+        return config
+    key = jax.random.key(config.seed)
+    levels = {float(preset(config.setting, task, key, (256, 256, 3)).noise.sigma_y) for task in config.tasks}
+    if len(levels) > 1:
+        raise UserError(
+            f"the noise of --setting {config.setting} differs between these --tasks; run them by themselves."
+        )
+    return replace(config, sigma=levels.pop())
+
+
+def set_up(
+    config: Compare, experiment: Experiment, prior: Prior, pairs: Sequence[tuple[str, Variant]]
+) -> list[tuple[Problem, Variant, Run]]:
+    """Sets every method up for its task; says which ones do not suit theirs, and leaves them out."""
+    problems = {
+        task: make_problem(task, experiment.truth, config.sigma, config.seed, config.setting)
+        for task in dict.fromkeys(task for task, _ in pairs)
+    }
+    runs, reasons = [], []
+    for task, variant in pairs:
+        problem, chosen = problems[task], variant.chosen[task]
+        try:
+            run = make_run(variant.method, problem.task, prior, problem.measurement, config.steps, chosen)
+        except UserError:
+            raise
+        except ValueError as error:
+            reasons.append(f"{problem.title}, {variant.name}: left out, as {error}")
+            continue
+        runs.append((problem, variant, run))
+    for reason in reasons:
+        experiment.console.print(reason, soft_wrap=True, highlight=False, markup=False)
+    if not runs:
+        raise UserError("none of these --methods suits these --tasks.")
+    return runs
 
 
 def run_cells(
@@ -74,14 +127,10 @@ def run_cells(
     nets: Mapping[str, LPIPS],
 ) -> list[Cell]:
     """Runs every method on its task."""
-    tasks = dict.fromkeys(task for task, _ in pairs)
-    problems = {task: make_problem(task, experiment.truth, config.sigma, config.seed) for task in tasks}
-    cells = []
-    for task, variant in pairs:
-        problem, chosen = problems[task], variant.chosen[task]
-        run = make_run(variant.method, problem.task, prior, problem.measurement, config.steps, chosen)
-        cells.append(run_cell(config, experiment, problem, variant.name, run, nets))
-    return cells
+    return [
+        run_cell(config, experiment, problem, variant.name, run, nets)
+        for problem, variant, run in set_up(config, experiment, prior, pairs)
+    ]
 
 
 def figure(experiment: Experiment, cells: Sequence[Cell]) -> Float[np.ndarray, "H W 3"]:
@@ -98,7 +147,7 @@ def figure(experiment: Experiment, cells: Sequence[Cell]) -> Float[np.ndarray, "
         of_method = {cell.method: cell for cell in cells if cell.problem.name == task}
         here = [of_method.get(method) for method in methods]
         problem = next(iter(of_method.values())).problem
-        images = [experiment.truth, problem.measurement.y, *(cell and cell.drawn.samples[0] for cell in here)]
+        images = [experiment.truth, problem.shown, *(cell and cell.drawn.samples[0] for cell in here)]
         texts = [
             "",
             f"sigma {problem.measurement.sigma_y:g}",
@@ -140,6 +189,7 @@ def main(config: Compare) -> None:
     """Runs the comparison and writes its folder."""
     paper = None if config.paper is None else PAPERS[check_name(config.paper, list(PAPERS), "paper")]
     pairs = choose(config, paper)
+    config = with_sigma(config)
     experiment = begin_experiment(config, PROGRAM)
     console = experiment.console
     said = remarks(paper, config.steps, experiment.prior)

@@ -113,7 +113,7 @@ def write_cells(config: Config, experiment: Experiment, cells: Sequence[Cell]) -
     vmax = brightest(cells)
     for cell in cells:
         problem, name = cell.problem, cell.file_name
-        write_image(config.out / f"{problem.name}_measurement.png", problem.measurement.y)
+        write_image(config.out / f"{problem.name}_measurement.png", problem.shown)
         write_image(config.out / f"{name}_mean.png", np.clip(cell.drawn.samples, -1, 1).mean(0))
         write_image(config.out / f"{name}_std.png", heat(cell.std, vmax))
         for k, x in enumerate(cell.drawn.samples):
@@ -128,7 +128,7 @@ def sections(experiment: Experiment, cells: Sequence[Cell]) -> list[str]:
         report.samples_section(
             cell.title,
             samples=cell.drawn.samples,
-            measurement=np.asarray(cell.problem.measurement.y),
+            measurement=np.asarray(cell.problem.shown),
             truth=np.asarray(experiment.truth),
             rows=cell.rows,
             std_max=std_max,

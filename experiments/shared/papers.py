@@ -6,7 +6,7 @@ Numbers are PSNR in dB / LPIPS, for FFHQ-256 and one face each. Gammas are given
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from experiments.shared.problems import PROBLEMS, RANDOM_KEEP
+from experiments.shared.problems import ALL_PROBLEMS, PROBLEMS, RANDOM_KEEP
 from jaxdiff.priors.denoiser import Variance
 from jaxdiff.runs.methods import METHODS, HyperParameters
 
@@ -48,11 +48,13 @@ class Paper:
 
 
 def everywhere(name: str, method: str, chosen: HyperParameters, *numbers: str) -> Variant:
-    """Makes a variant for all tasks, with numbers in their order: box, random, blur."""
+    """Makes a variant for all tasks of the reports, with numbers in their order: box, random, blur."""
     return Variant(name, method, dict.fromkeys(PROBLEMS, chosen), dict(zip(PROBLEMS, numbers, strict=False)))
 
 
-OURS = tuple(everywhere(row.name, method, HyperParameters()) for method, row in METHODS.items())
+OURS = tuple(
+    Variant(row.name, method, dict.fromkeys(ALL_PROBLEMS, HyperParameters())) for method, row in METHODS.items()
+)
 """The methods as this project sets them up."""
 
 STEPS = 1000

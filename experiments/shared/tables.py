@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from experiments.shared.problems import PROBLEMS
+from experiments.shared.problems import ALL_PROBLEMS
 from jaxdiff.runs.scores import HIGHER_IS_BETTER, LABELS, mean_and_std, mean_text
 from jaxdiff.runs.tables import NOT_AVAILABLE, Row, markdown
 
@@ -35,7 +35,7 @@ def summary(rows: Sequence[Row], published: Published | None = None, *, bold: st
             ours = {head: texts[i] for head, texts in columns.items()}
             theirs = {head: numbers.get((task, method), "") for head, numbers in (published or {}).items()}
             psnr = {LABELS["psnr"]: ours[LABELS["psnr"]]}
-            lines.append({"task": PROBLEMS[task].title, "method": method, **psnr, **theirs, **ours})
+            lines.append({"task": ALL_PROBLEMS[task].title, "method": method, **psnr, **theirs, **ours})
     return lines
 
 

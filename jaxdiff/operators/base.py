@@ -59,6 +59,23 @@ def observed(operator: Operator, y: Array) -> Array:
     return jnp.ones(jnp.shape(y)) if own is None else own(y)
 
 
+def checked_mask(mask: Array | np.ndarray) -> Array:
+    """Returns a mask as an array.
+
+    Raises:
+        ValueError: if it has another rank than three, other values than 0 and 1, or no 1.
+    """
+    if jnp.ndim(mask) != 3:
+        raise ValueError(f"`mask` must have shape (h, w, 1) or (h, w, c), got {jnp.shape(mask)}; add a last axis.")
+    if not isinstance(mask, Tracer):
+        known = np.asarray(mask)
+        if not np.isin(known, (0, 1)).all():
+            raise ValueError("`mask` must hold only 0 (hidden) and 1 (kept); threshold it first.")
+        if not known.any():
+            raise ValueError("`mask` hides everything; 1 marks what is kept.")
+    return jnp.asarray(mask, jnp.float32)
+
+
 def is_linear(operator: Operator, x_like: Float[Array, "h w c"] | jax.ShapeDtypeStruct) -> bool:
     """Tells whether JAX can transpose the operator, and `A(0) = 0`.
 

@@ -6,6 +6,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from jaxdiff.operators.base import checked_mask
 from jaxdiff.pytree import Number, pytree
 
 Whole = int | Int[Array, ""]
@@ -74,16 +75,7 @@ class Mask(Masking):
     mask: Float[Array | np.ndarray, "h w c"]
 
     def __post_init__(self) -> None:
-        if jnp.ndim(self.mask) != 3:
-            shape = jnp.shape(self.mask)
-            raise ValueError(f"`mask` must have shape (h, w, 1) or (h, w, c), got {shape}; add a last axis.")
-        if not isinstance(self.mask, Tracer):
-            mask = np.asarray(self.mask)
-            if not np.isin(mask, (0, 1)).all():
-                raise ValueError("`mask` must hold only 0 (hidden) and 1 (kept); threshold it first.")
-            if not mask.any():
-                raise ValueError("`mask` hides every pixel; 1 marks what is kept.")
-        object.__setattr__(self, "mask", jnp.asarray(self.mask, jnp.float32))
+        object.__setattr__(self, "mask", checked_mask(self.mask))
 
     def observed(self, y: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
         """Returns the mask."""
@@ -156,3 +148,59 @@ class RandomMask(Masking):
     def observed(self, y: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
         """Returns 0 where a pixel is hidden and 1 elsewhere."""
         return jnp.broadcast_to(self.mask, y.shape)
+
+
+@pytree
+class FreeFormMask(Masking):
+    r"""Inpainting of brush strokes, as somebody would paint over what is to be removed.
+
+    A stroke begins at a uniform point. It has eight pieces, of lengths between 5 and 20 % of the image's shorter side,
+    and turns by :math:`\mathcal N(0, 1)` radians between them. All sizes are shares of the shorter side, so that a key
+    has the same strokes at every size.
+
+    Args:
+        key: decides the strokes.
+        image_shape: `(h, w, c)`.
+        strokes: how many, at least 1; with the defaults about a fifth of a square image is hidden, from 5 to 35 %.
+        width: of the brush, over the shorter side, in (0, 0.5].
+
+    Raises:
+        ValueError: if `strokes` or `width` is out of its range, or everything is hidden.
+
+    References:
+        Yu et al., 2019, https://arxiv.org/abs/1806.03589 (free-form masks; their strokes follow another law).
+    """
+
+    mask: Float[Array, "h w 1"]
+
+    def __init__(self, key: PRNGKeyArray, image_shape: tuple[int, int, int], strokes: int = 4, width: float = 1 / 12):
+        if strokes < 1 or not 0 < width <= 0.5:
+            raise ValueError(f"`strokes` must be at least 1 and `width` in (0, 0.5], got {strokes} and {width}.")
+        h, w, _ = image_shape
+        shorter = min(h, w)
+        pixels = (jnp.stack(jnp.mgrid[:h, :w], -1) + 0.5) / shorter
+        hidden = jnp.zeros((h, w), bool)
+        for one in jax.random.split(key, strokes):
+            hidden |= _to_path(pixels, _stroke(one, jnp.array([h, w]) / shorter)) <= width / 2
+        object.__setattr__(self, "mask", checked_mask(jnp.where(hidden, 0.0, 1.0)[..., None]))
+
+    def observed(self, y: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+        """Returns 0 where a pixel is hidden and 1 elsewhere."""
+        return jnp.broadcast_to(self.mask, y.shape)
+
+
+def _stroke(key: PRNGKeyArray, sides: Float[Array, "2"]) -> Float[Array, "9 2"]:
+    """The corners of a stroke."""
+    of_start, of_direction, of_turns, of_lengths = jax.random.split(key, 4)
+    start = sides * jax.random.uniform(of_start, (1, 2))
+    turns = jax.random.normal(of_turns, (8,)).at[0].set(jax.random.uniform(of_direction, maxval=2 * jnp.pi))
+    lengths = jax.random.uniform(of_lengths, (8, 1), minval=0.05, maxval=0.2)
+    pieces = lengths * jnp.stack([jnp.sin(jnp.cumsum(turns)), jnp.cos(jnp.cumsum(turns))], 1)
+    return jnp.concatenate([start, start + jnp.cumsum(pieces, 0)])
+
+
+def _to_path(points: Float[Array, "h w 2"], corners: Float[Array, "n 2"]) -> Float[Array, "h w"]:
+    """The distance of every point from a path."""
+    from_start, piece = points[..., None, :] - corners[:-1], jnp.diff(corners, axis=0)
+    along = jnp.clip(jnp.sum(from_start * piece, -1) / jnp.sum(piece**2, -1), 0, 1)
+    return jnp.linalg.norm(from_start - along[..., None] * piece, axis=-1).min(-1)

@@ -154,9 +154,14 @@ class Setup:
 
     @property
     def noise_settings(self) -> dict[str, Any]:
-        """What to write down about the noise that is reckoned with."""
+        """What to write down about the noise that is reckoned with: of many levels their root mean square."""
+        import numpy as np
+
         noise = self.noisy.noise
-        return {name: float(getattr(noise, name)) for name in ("sigma_y", "peak") if hasattr(noise, name)}
+        known = {name: np.asarray(getattr(noise, name)) for name in ("sigma_y", "peak") if hasattr(noise, name)}
+        return {
+            name: float(np.sqrt(np.mean(value**2))) if value.ndim else float(value) for name, value in known.items()
+        }
 
     def zeta(self, default: float) -> float:
         """Returns the step size asked for, or the default."""

@@ -77,12 +77,28 @@ def test_compare_restores_a_photo_at_another_size(config, tmp_path, capsys):
     assert "48x40" in capsys.readouterr().out
 
 
+def test_a_setting_brings_its_noise_and_methods_that_do_not_suit_are_left_out(config, read_rows, capsys):
+    chosen = replace(config, tasks=("phase", "hdr"), methods=("sdedit", "dps"), setting="daps", sigma=0.3, seeds=1)
+    main(chosen)
+    tried = {(row["task"], row["method"]) for row in read_rows(config.out)}
+    assert tried == {("phase", "DPS"), ("hdr", "SDEdit"), ("hdr", "DPS")}
+    assert "phase retrieval, SDEdit: left out, as `y` must" in " ".join(capsys.readouterr().out.split())
+    written = json.loads((config.out / "config.json").read_text())
+    assert written["settings"]["sigma_y"]["in [-1, 1] units"] == 0.05
+    assert written["operators"]["phase"] == {"setting": "daps"}
+    assert read_image(config.out / "phase_measurement.png").shape == (16, 16, 3)
+
+
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
         ({"tasks": ("boxx",)}, "unknown task 'boxx'.*did you mean 'box'"),
         ({"tasks": ()}, "no task given"),
         ({"methods": ("dsp",)}, "did you mean 'dps'"),
+        ({"tasks": ("phase",), "methods": ("sdedit",)}, "none of these --methods suits"),
+        ({"setting": "dap"}, "did you mean 'daps'"),
+        ({"setting": "ddrm"}, "unknown task of ddrm 'box'"),
+        ({"setting": "diffpir", "tasks": ("random", "blur")}, "differs between these --tasks"),
         ({"sigma": -0.1}, "--sigma"),
         ({"sigma": float("nan")}, "--sigma"),
         ({"seeds": 0}, "--seeds"),

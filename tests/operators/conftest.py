@@ -16,11 +16,16 @@ from jaxdiff.operators import (
     BoxMask,
     CircularBlur,
     Composition,
+    FourierMask,
     GaussianBlur,
     Grey,
+    Hadamard,
+    HighDynamicRange,
     Identity,
     Mask,
+    PhaseRetrieval,
     RandomMask,
+    Stack,
     motion_kernel,
 )
 from jaxdiff.pytree import pytree
@@ -77,6 +82,27 @@ class Saturation:
         return jnp.tanh(self.gain * x)
 
 
+def as_real(matrix: np.ndarray) -> np.ndarray:
+    """A complex matrix, or vector, as a real one of twice as many rows; a real one as it is."""
+    return np.concatenate([np.real(matrix), np.imag(matrix)]) if np.iscomplexobj(matrix) else matrix
+
+
+def amplitudes(x: np.ndarray, margins: tuple[int, int]) -> np.ndarray:
+    """Absolute values of the Fourier transform of a picture with zeros around it, by a matrix."""
+    wide = np.pad(x, [(side, side) for side in (*margins, 0)])
+    return np.abs(waves_matrix(wide.shape) @ wide.ravel())
+
+
+def hadamard_matrix() -> np.ndarray:
+    """Rows and columns of 8 = 8 x 1 and 6 = 2 x 3 pixels, by SciPy."""
+    from scipy.fft import dct
+    from scipy.linalg import hadamard
+
+    columns = np.kron(hadamard(2) / 2**0.5, np.asarray(dct(np.eye(3), axis=0, norm="ortho")))
+    signs = [1 if sign == "+" else -1 for row in SIGNS for sign in row]
+    return np.kron(np.kron(hadamard(8) / 8**0.5, columns)[COEFFICIENTS] * signs, np.eye(3))
+
+
 def sums_matrix(shape: tuple[int, int, int]) -> np.ndarray:
     """`Sums` as a matrix."""
     h, w, c = shape
@@ -129,8 +155,12 @@ CHEQUERED = (np.add.outer(np.arange(8), 2 * np.arange(6))[..., None] % 3 > 0).as
 COLOURED = (np.arange(144).reshape(SHAPE) % 5 > 1).astype(np.float32)
 KEPT_ROWS = ("101100", "001001", "001010", "001010", "000000", "100011", "000001", "100001")
 KEPT = np.array([[[float(kept)] for kept in row] for row in KEPT_ROWS], np.float32)
+SIGNS = ("++++--", "-+-++-", "+-+---", "+-+-++", "-----+", "-+---+", "+-++++", "+-+---")
+COEFFICIENTS = [0, 2, 4, 6, 7, 10, 11, 15, 16, 27, 28, 32, 33, 37, 38, 39, 41, 43, 47]
 BOX = np.ones((8, 6, 1), np.float32)
 BOX[2:6, 1:4] = 0
+# Of some pairs of opposite frequencies both are measured, of some one, of some none.
+FREQUENCIES = np.array([[[float(i * j % 4 < 2)] for j in range(6)] for i in range(8)], np.float32)
 TAPS = np.exp(-0.5 * (np.arange(-3, 4) / 0.8) ** 2)
 GAUSSIAN_KERNEL = np.outer(TAPS, TAPS) / TAPS.sum() ** 2
 
@@ -164,8 +194,18 @@ OPERATORS: dict[str, OperatorRow] = {
         lambda: Composition(BlockMean(2), Blur(lopsided_kernel())),
         matrix_of(lambda x: reduced(x, 2, Image.Resampling.BOX)) @ BLUR_MATRIX,
     ),
+    "stack of box and grey": OperatorRow(
+        lambda: Stack([BoxMask(top=2, left=1, height=4, width=3), Grey()], SHAPE),
+        np.concatenate([reference.mask_matrix(BOX, SHAPE), LUMA]),
+    ),
     "sums": OperatorRow(Sums, sums_matrix(SHAPE)),
     "waves": OperatorRow(Waves, waves_matrix(SHAPE)),
+    "fourier": OperatorRow(
+        lambda: FourierMask(FREQUENCIES), reference.mask_matrix(FREQUENCIES, SHAPE) @ waves_matrix(SHAPE)
+    ),
+    "hadamard": OperatorRow(lambda: Hadamard(jax.random.key(3), SHAPE, keep=0.4), hadamard_matrix()),
     "affine": OperatorRow(Affine, function=lambda x: (x + 1) / 2),
+    "high dynamic range": OperatorRow(HighDynamicRange, function=lambda x: np.clip(2 * x, -1, 1)),
+    "phase retrieval": OperatorRow(PhaseRetrieval, function=lambda x: amplitudes((x + 1) / 2, (2, 1))),
     "saturation": OperatorRow(Saturation, function=lambda x: np.tanh(2.0 * x)),
 }
