@@ -19,7 +19,19 @@ if TYPE_CHECKING:
     from jaxdiff.priors.mixture import MixturePrior
     from jaxdiff.priors.storage import load_prior
     from jaxdiff.priors.tweedie import tweedie_variance
-    from jaxdiff.samplers import DDIM, DDPM, DPS, DPSLikelihood, DPSNorm, ScoreALD, SDEdit, scale_gamma, scale_zeta
+    from jaxdiff.samplers import (
+        DDIM,
+        DDPM,
+        DPS,
+        DPMSolver,
+        DPSLikelihood,
+        DPSNorm,
+        Heun,
+        ScoreALD,
+        SDEdit,
+        scale_gamma,
+        scale_zeta,
+    )
     from jaxdiff.samplers.base import sample
     from jaxdiff.schedule import Schedule, time_grid
 
@@ -38,7 +50,19 @@ _HOME = {
     "priors.mixture": ("MixturePrior",),
     "priors.storage": ("PriorError", "load_prior"),
     "priors.tweedie": ("tweedie_variance",),
-    "samplers": ("DDIM", "DDPM", "DPS", "DPSLikelihood", "DPSNorm", "SDEdit", "ScoreALD", "scale_gamma", "scale_zeta"),
+    "samplers": (
+        "DDIM",
+        "DDPM",
+        "DPMSolver",
+        "DPS",
+        "DPSLikelihood",
+        "DPSNorm",
+        "Heun",
+        "SDEdit",
+        "ScoreALD",
+        "scale_gamma",
+        "scale_zeta",
+    ),
     "samplers.base": ("sample",),
     "schedule": ("Schedule", "time_grid"),
 }
@@ -52,6 +76,7 @@ __all__ = [
     "DPS",
     "MMPS",
     "TMPD",
+    "DPMSolver",
     "DPSLikelihood",
     "DPSNorm",
     "Denoiser",
@@ -60,6 +85,7 @@ __all__ = [
     "DiffPIR",
     "GaussianNoise",
     "GaussianPrior",
+    "Heun",
     "Measurement",
     "MixturePrior",
     "PiGDM",

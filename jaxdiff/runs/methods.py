@@ -162,22 +162,24 @@ METHODS: dict[str, Method] = {
         **_ZETA_ADVICE,
         bench={"DPSLikelihood": HyperParameters(zeta=1.0)},
     ),
-    "tmpd": Method("TMPD", guided("TMPD"), bench={"TMPD": HyperParameters()}),
+    "tmpd": Method("TMPD", guided("TMPD"), flags=("integrator",), bench={"TMPD": HyperParameters()}),
     "pigdm": Method(
         "PiGDM",
         guided("PiGDM", prior_variance=PRIOR_VARIANCE),
-        flags=("iterations",),
+        flags=("iterations", "integrator"),
         bench={"PiGDM": HyperParameters()},
     ),
     "mmps": Method(
         "MMPS",
         guided("MMPS"),
-        flags=("iterations",),
+        flags=("iterations", "integrator"),
         stronger="raise --iterations",
         bench={"MMPS": HyperParameters(iterations=5)},
     ),
-    "ddnm": Method("DDNM", guided_estimate("DDNM"), bench={"DDNM": HyperParameters()}),
-    "diffpir": Method("DiffPIR", guided_estimate("DiffPIR"), bench={"DiffPIR": HyperParameters()}),
+    "ddnm": Method("DDNM", guided_estimate("DDNM"), flags=("integrator",), bench={"DDNM": HyperParameters()}),
+    "diffpir": Method(
+        "DiffPIR", guided_estimate("DiffPIR"), flags=("integrator",), bench={"DiffPIR": HyperParameters()}
+    ),
 }
 """All methods, by the name that a user types."""
 
