@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from jaxdiff.samplers import (
         DDIM,
         DDPM,
+        DDRM,
         DPS,
         DPMSolver,
         DPSLikelihood,
@@ -53,6 +54,7 @@ _HOME = {
     "samplers": (
         "DDIM",
         "DDPM",
+        "DDRM",
         "DPMSolver",
         "DPS",
         "DPSLikelihood",
@@ -73,6 +75,7 @@ __all__ = [
     "DDIM",
     "DDNM",
     "DDPM",
+    "DDRM",
     "DPS",
     "MMPS",
     "TMPD",

@@ -140,6 +140,15 @@ def dps_likelihood(setup: Setup) -> Run:
     )
 
 
+def ddrm(setup: Setup) -> Run:
+    """With the settings of the paper; without noise the data stay as they are."""
+    from jaxdiff.samplers import DDRM
+
+    sampler = DDRM(setup.prior, setup.measurement)
+    settings = {"eta": sampler.eta, "eta_b": sampler.eta_b, "sigma_y": float(setup.measurement.sigma_y)}
+    return Run(sampler, setup.times, settings)
+
+
 GUIDED_ETA = 0.85
 """DDIM's eta for priors that are guided without a gradient: that of DDNM's authors."""
 

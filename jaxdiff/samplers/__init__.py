@@ -3,6 +3,7 @@
 from jaxdiff.samplers.base import sample
 from jaxdiff.samplers.ddim import DDIM
 from jaxdiff.samplers.ddpm import DDPM
+from jaxdiff.samplers.ddrm import DDRM
 from jaxdiff.samplers.dpm_solver import DPMSolver
 from jaxdiff.samplers.dps import DPS, DPSLikelihood, DPSNorm, scale_zeta
 from jaxdiff.samplers.heun import Heun
@@ -13,6 +14,7 @@ from jaxdiff.samplers.start_at import StartAt
 __all__ = [
     "DDIM",
     "DDPM",
+    "DDRM",
     "DPS",
     "DPMSolver",
     "DPSLikelihood",
