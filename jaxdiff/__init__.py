@@ -20,7 +20,20 @@ if TYPE_CHECKING:
     from jaxdiff.priors.mixture import MixturePrior
     from jaxdiff.priors.storage import load_prior
     from jaxdiff.priors.tweedie import tweedie_variance
-    from jaxdiff.samplers import DDIM, DDPM, DPS, DPSLikelihood, DPSNorm, ScoreALD, SDEdit, scale_gamma, scale_zeta
+    from jaxdiff.samplers import (
+        DDIM,
+        DDPM,
+        DDRM,
+        DPS,
+        DPMSolver,
+        DPSLikelihood,
+        DPSNorm,
+        Heun,
+        ScoreALD,
+        SDEdit,
+        scale_gamma,
+        scale_zeta,
+    )
     from jaxdiff.samplers.base import sample
     from jaxdiff.schedule import Schedule, time_grid
 
@@ -40,7 +53,20 @@ _HOME = {
     "priors.mixture": ("MixturePrior",),
     "priors.storage": ("PriorError", "load_prior"),
     "priors.tweedie": ("tweedie_variance",),
-    "samplers": ("DDIM", "DDPM", "DPS", "DPSLikelihood", "DPSNorm", "SDEdit", "ScoreALD", "scale_gamma", "scale_zeta"),
+    "samplers": (
+        "DDIM",
+        "DDPM",
+        "DDRM",
+        "DPMSolver",
+        "DPS",
+        "DPSLikelihood",
+        "DPSNorm",
+        "Heun",
+        "SDEdit",
+        "ScoreALD",
+        "scale_gamma",
+        "scale_zeta",
+    ),
     "samplers.base": ("sample",),
     "schedule": ("Schedule", "time_grid"),
 }
@@ -51,9 +77,11 @@ __all__ = [
     "DDIM",
     "DDNM",
     "DDPM",
+    "DDRM",
     "DPS",
     "MMPS",
     "TMPD",
+    "DPMSolver",
     "DPSLikelihood",
     "DPSNorm",
     "Denoiser",
@@ -63,6 +91,7 @@ __all__ = [
     "GaussianNoise",
     "GaussianPrior",
     "HeteroscedasticNoise",
+    "Heun",
     "Measurement",
     "MixturePrior",
     "PiGDM",

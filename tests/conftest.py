@@ -37,7 +37,7 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 from jaxtyping import config as jaxtyping_config
 
-from jaxdiff import DDIM, DDPM, DPS, MMPS, Denoiser, DPSLikelihood, GaussianPrior, PiGDM, load_prior
+from jaxdiff import DDIM, DDPM, DPS, MMPS, Denoiser, DPMSolver, DPSLikelihood, GaussianPrior, Heun, PiGDM, load_prior
 from jaxdiff.measurement import Measurement, measure
 from jaxdiff.networks.unet import UNet, UNetConfig
 from jaxdiff.noise import GaussianNoise, HeteroscedasticNoise, PoissonGaussianNoise, PoissonNoise
@@ -192,6 +192,8 @@ SAMPLERS: dict[str, Callable[[Any, Measurement], Any]] = {
     **{name: set_up(name) for name in METHODS},
     "ddpm": lambda prior, measurement: DDPM(prior),
     "ddim": lambda prior, measurement: DDIM(prior, eta=0.5),
+    "dpm-solver": lambda prior, measurement: DPMSolver(prior),
+    "heun": lambda prior, measurement: Heun(prior),
     "score-ald over variance": set_up("score-ald", weighting="over_variance", gamma=(15.0, 20.0)),
     "score-ald twice over variance": set_up("score-ald", weighting="twice_over_variance", gamma=(15.0, 20.0)),
     "guided ddim": lambda prior, measurement: DDIM(MMPS(prior, measurement)),

@@ -94,6 +94,9 @@ class Restore:
     """sdedit: start time, 0 to 999."""
     iterations: int | None = None
     """pigdm, mmps: iterations of conjugate gradients in every step."""
+    integrator: str | None = None
+    """ddnm, diffpir, mmps, pigdm, tmpd: what takes the steps: ddpm, ddim, dpm-solver, or heun with two network calls
+    each; ddim by default for the first two and ddpm for the others."""
     prior: str = "photos"
     """A shipped prior (photos: any photograph, at its own size; faces-32: drawn faces of 32x32), or a folder written by
     `jaxdiff convert`."""
@@ -137,7 +140,7 @@ class Restore:
     @property
     def hyper_parameters(self) -> HyperParameters:
         """What was chosen by hand."""
-        return HyperParameters(self.zeta, self.gamma, self.weighting, self.start, self.iterations)
+        return HyperParameters(**{field.name: getattr(self, field.name) for field in fields(HyperParameters)})
 
     def check(self) -> None:
         """Refuses flags that make no sense or do not go together, before anything slow.

@@ -12,6 +12,7 @@ from jaxdiff.errors import UserError, check_name
 from jaxdiff.runs.setup import DEFAULTS, PHOTO_METHODS, TASKS, HyperParameters, Run, Setup
 from jaxdiff.runs.setups import (
     PRIOR_VARIANCE,
+    ddrm,
     dps,
     dps_likelihood,
     dps_norm,
@@ -70,10 +71,16 @@ def make_run(
         chosen: hyper-parameters that are not to be the defaults.
 
     Raises:
-        UserError: if a name is unknown, or a hyper-parameter out of its range.
+        UserError: if a name is unknown, a hyper-parameter out of its range, or the method refuses the measurement.
     """
     row = METHODS[check_name(method, list(METHODS), "method")]
-    run = row.make(Setup(check_name(task, list(TASKS), "task"), prior, measurement, steps, chosen))
+    setup = Setup(check_name(task, list(TASKS), "task"), prior, measurement, steps, chosen)
+    try:
+        run = row.make(setup)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{row.name} cannot be taken: {error}") from error
     return replace(from_estimate(run, measurement), method=method)
 
 
@@ -162,22 +169,25 @@ METHODS: dict[str, Method] = {
         **_ZETA_ADVICE,
         bench={"DPSLikelihood": HyperParameters(zeta=1.0)},
     ),
-    "tmpd": Method("TMPD", guided("TMPD"), bench={"TMPD": HyperParameters()}),
+    "tmpd": Method("TMPD", guided("TMPD"), flags=("integrator",), bench={"TMPD": HyperParameters()}),
     "pigdm": Method(
         "PiGDM",
         guided("PiGDM", prior_variance=PRIOR_VARIANCE),
-        flags=("iterations",),
+        flags=("iterations", "integrator"),
         bench={"PiGDM": HyperParameters()},
     ),
     "mmps": Method(
         "MMPS",
         guided("MMPS"),
-        flags=("iterations",),
+        flags=("iterations", "integrator"),
         stronger="raise --iterations",
         bench={"MMPS": HyperParameters(iterations=5)},
     ),
-    "ddnm": Method("DDNM", guided_estimate("DDNM"), bench={"DDNM": HyperParameters()}),
-    "diffpir": Method("DiffPIR", guided_estimate("DiffPIR"), bench={"DiffPIR": HyperParameters()}),
+    "ddnm": Method("DDNM", guided_estimate("DDNM"), flags=("integrator",), bench={"DDNM": HyperParameters()}),
+    "diffpir": Method(
+        "DiffPIR", guided_estimate("DiffPIR"), flags=("integrator",), bench={"DiffPIR": HyperParameters()}
+    ),
+    "ddrm": Method("DDRM", ddrm, bench={"DDRM": HyperParameters()}),
 }
 """All methods, by the name that a user types."""
 

@@ -42,6 +42,9 @@ PHOTO_METHODS = {
 WEIGHTINGS = ("over_gamma", "over_variance", "twice_over_variance")
 """ScoreALD's weightings, by the names of their functions."""
 
+INTEGRATORS = ("ddpm", "ddim", "dpm-solver", "heun")
+"""What takes the steps of a guided prior; `heun` calls the network twice in each."""
+
 ROUNDING = 2 / 255 / 12**0.5
 """Standard deviation of what 8 bits round off: the noise of pictures said to have none, for methods that need some."""
 
@@ -56,6 +59,7 @@ class HyperParameters:
         weighting: ScoreALD's weighting, by the name of its function.
         start: SDEdit's start time.
         iterations: of conjugate gradients, for guided priors that solve a system.
+        integrator: what takes the steps of a guided prior, one of `INTEGRATORS`.
     """
 
     zeta: float | None = None
@@ -63,6 +67,7 @@ class HyperParameters:
     weighting: str | None = None
     start: int | None = None
     iterations: int | None = None
+    integrator: str | None = None
 
 
 DEFAULTS = HyperParameters()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from jaxdiff.errors import UserError, check_name
-from jaxdiff.runs.setup import WEIGHTINGS, Run, Setup
+from jaxdiff.runs.setup import INTEGRATORS, WEIGHTINGS, Run, Setup
 
 if TYPE_CHECKING:
     from jax import Array
@@ -140,6 +140,15 @@ def dps_likelihood(setup: Setup) -> Run:
     )
 
 
+def ddrm(setup: Setup) -> Run:
+    """With the settings of the paper; without noise the data stay as they are."""
+    from jaxdiff.samplers import DDRM
+
+    sampler = DDRM(setup.prior, setup.measurement)
+    settings = {"eta": sampler.eta, "eta_b": sampler.eta_b, "sigma_y": float(setup.measurement.sigma_y)}
+    return Run(sampler, setup.times, settings)
+
+
 GUIDED_ETA = 0.85
 """DDIM's eta for priors that are guided without a gradient: that of DDNM's authors."""
 
@@ -151,38 +160,46 @@ LOW_NOISE_START = {"jpeg": 100}
 """Where such chains start, if not at the last time of the prior. Chosen among 30, 60, 100 and 165 on the same crops."""
 
 
+def integrated(setup: Setup, prior: "Prior", default: str, eta: float) -> tuple[Any, dict[str, Any]]:
+    """Puts a guided prior under the integrator that was chosen, or the default; `eta` is DDIM's."""
+    from jaxdiff.samplers import DDIM, DDPM, DPMSolver, Heun
+
+    name = check_name(setup.chosen.integrator or default, INTEGRATORS, "integrator")
+    sampler = {"ddpm": DDPM, "ddim": lambda prior: DDIM(prior, eta), "dpm-solver": DPMSolver, "heun": Heun}[name](prior)
+    return sampler, {"integrator": type(sampler).__name__, **({"eta": eta} if name == "ddim" else {})}
+
+
 def guided_estimate(name: str) -> Callable[[Setup], Run]:
-    """Returns what sets up a prior that is guided without a gradient, by the name of its class, under DDIM's step."""
+    """Returns what sets up a prior that is guided without a gradient, by the name of its class; with DDIM's steps."""
 
     def make(setup: Setup) -> Run:
         from jaxdiff import guidance
         from jaxdiff.priors.denoiser import last_time
-        from jaxdiff.samplers import DDIM
 
         known = last_time(setup.prior)
         low = known < setup.prior.schedule.num_times - 1
-        eta = LOW_NOISE_ETA if low else GUIDED_ETA
         start = min(LOW_NOISE_START.get(setup.task, known), known) if low else known
         # Without noise a chain has to keep the data as they are.
         measurement = setup.measurement if name == "DDNM" else setup.noisy
         prior = getattr(guidance, name)(setup.prior, measurement)
-        settings = {"integrator": "DDIM", "eta": eta, "start": start, "sigma_y": float(measurement.sigma_y)}
-        return Run(DDIM(prior, eta), setup.times_from(start), settings)
+        sampler, settings = integrated(setup, prior, "ddim", LOW_NOISE_ETA if low else GUIDED_ETA)
+        settings |= {"start": start, "sigma_y": float(measurement.sigma_y)}
+        return Run(sampler, setup.times_from(start), settings)
 
     return make
 
 
 def guided(name: str, **defaults: Any) -> Callable[[Setup], Run]:
-    """Returns what sets up a guided prior, by the name of its class, under DDPM's step."""
+    """Returns what sets up a guided prior, by the name of its class; with DDPM's steps, or those asked for."""
 
     def make(setup: Setup) -> Run:
         from jaxdiff import guidance
-        from jaxdiff.samplers import DDPM
 
         asked = {} if setup.chosen.iterations is None else {"iterations": setup.chosen.iterations}
         prior = getattr(guidance, name)(setup.prior, setup.noisy, **defaults, **asked)
         found = {name: getattr(prior, name) for name in ("prior_variance", "iterations") if hasattr(prior, name)}
-        return Run(DDPM(prior), setup.times, {"integrator": "DDPM", **setup.noise_settings, **found})
+        sampler, settings = integrated(setup, prior, "ddpm", 0.0)
+        return Run(sampler, setup.times, {**settings, **setup.noise_settings, **found})
 
     return make
 

@@ -3,7 +3,10 @@
 from jaxdiff.samplers.base import sample
 from jaxdiff.samplers.ddim import DDIM
 from jaxdiff.samplers.ddpm import DDPM
+from jaxdiff.samplers.ddrm import DDRM
+from jaxdiff.samplers.dpm_solver import DPMSolver
 from jaxdiff.samplers.dps import DPS, DPSLikelihood, DPSNorm, scale_zeta
+from jaxdiff.samplers.heun import Heun
 from jaxdiff.samplers.score_ald import ScoreALD, over_gamma, over_variance, scale_gamma, twice_over_variance
 from jaxdiff.samplers.sdedit import SDEdit
 from jaxdiff.samplers.start_at import StartAt
@@ -11,9 +14,12 @@ from jaxdiff.samplers.start_at import StartAt
 __all__ = [
     "DDIM",
     "DDPM",
+    "DDRM",
     "DPS",
+    "DPMSolver",
     "DPSLikelihood",
     "DPSNorm",
+    "Heun",
     "SDEdit",
     "ScoreALD",
     "StartAt",

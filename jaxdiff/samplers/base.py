@@ -38,15 +38,22 @@ class Sampler(Protocol[State]):
 
 
 class ImageSampler:
-    """Base of samplers whose state is the image `x_t` and whose chains start from noise."""
+    """Base of samplers whose chains start from noise, and whose state is the image `x_t`.
+
+    One whose state holds more overrides `from_image` and `image`.
+    """
 
     prior: Prior
 
-    def init(self, key: PRNGKeyArray, t: Time) -> Float[Array, "h w c"]:
+    def init(self, key: PRNGKeyArray, t: Time) -> Any:
         """Draws noise of the level of time `t`."""
-        return perturb(self.prior.schedule, key, jnp.zeros(self.prior.image_shape), t)
+        return self.from_image(perturb(self.prior.schedule, key, jnp.zeros(self.prior.image_shape), t))
 
-    def image(self, state: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+    def from_image(self, x_t: Float[Array, "h w c"]) -> Any:
+        """Returns the state of a chain that starts from an image."""
+        return x_t
+
+    def image(self, state: Any) -> Float[Array, "h w c"]:
         """Returns the state, which is the image."""
         return state
 

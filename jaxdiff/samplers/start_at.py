@@ -19,7 +19,7 @@ class StartAt(ImageSampler):
     levels only. The estimate need be right only up to what the noise of the first time hides.
 
     Args:
-        sampler: the algorithm; its state is the image.
+        sampler: the algorithm; an `ImageSampler`.
         measurement: of a linear operator, with Gaussian noise.
     """
 
@@ -31,12 +31,19 @@ class StartAt(ImageSampler):
         """The algorithm's."""
         return self.sampler.prior
 
-    def init(self, key: PRNGKeyArray, t: Time) -> Float[Array, "h w c"]:
-        """Perturbs the estimate to time `t`."""
-        return perturb(self.prior.schedule, key, smoothest(self.measurement, self.prior.image_shape), t)
+    def from_image(self, x_t: Float[Array, "h w c"]) -> Any:
+        """Returns the state of the algorithm."""
+        return self.sampler.from_image(x_t)
 
-    def step(
-        self, key: PRNGKeyArray, x_t: Float[Array, "h w c"], t: Time, s: Time
-    ) -> tuple[Float[Array, "h w c"], Prediction]:
+    def init(self, key: PRNGKeyArray, t: Time) -> Any:
+        """Perturbs the estimate to time `t`."""
+        estimate = smoothest(self.measurement, self.prior.image_shape)
+        return self.from_image(perturb(self.prior.schedule, key, estimate, t))
+
+    def step(self, key: PRNGKeyArray, state: Any, t: Time, s: Time) -> tuple[Any, Prediction]:
         """Takes a step of the algorithm."""
-        return self.sampler.step(key, x_t, t, s)
+        return self.sampler.step(key, state, t, s)
+
+    def image(self, state: Any) -> Float[Array, "h w c"]:
+        """Returns the image of the algorithm's state."""
+        return self.sampler.image(state)

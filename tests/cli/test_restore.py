@@ -249,11 +249,13 @@ def test_every_method_can_be_set_up_for_every_task(method):
         assert made.times[-1] == -1
         assert made.method == method
     if "sigma_y" in made.settings:
-        # No noise at all is taken for rounding to 8 bits, but by DDNM, which keeps the data as they are.
+        # No noise at all is taken for rounding to 8 bits, but by those that keep the data as they are.
         settings = make_run(method, "inpaint", prior, Measurement(Identity(), y, 0.0), 20).settings
         assert settings["sigma_y"] < 0.01
-        assert (settings["sigma_y"] > 0) == (method != "ddnm")
-    others = HyperParameters(zeta=2.0, gamma=(300.0, 400.0), weighting="over_variance", start=250, iterations=7)
+        assert (settings["sigma_y"] > 0) == (method not in ("ddnm", "ddrm"))
+    others = HyperParameters(
+        zeta=2.0, gamma=(300.0, 400.0), weighting="over_variance", start=250, iterations=7, integrator="heun"
+    )
     for flag in METHODS[method].flags:
         chosen = HyperParameters(**{flag: getattr(others, flag)})
         check_flags(method, chosen)

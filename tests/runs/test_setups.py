@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff import GaussianPrior, Measurement, measure, sample_many
+from jaxdiff import DDIM, DDPM, DPMSolver, GaussianPrior, Heun, Measurement, measure, sample_many
+from jaxdiff.errors import UserError
 from jaxdiff.operators import BlockMean, GaussianBlur, Identity, Mask
 from jaxdiff.priors.gaussian import Diagonal
 from jaxdiff.runs.methods import HyperParameters, make_run
+from jaxdiff.runs.setup import INTEGRATORS
 from jaxdiff.runs.setups import GAMMA, MATCHED_ZETA, SMALL_GAMMA, ZETA
 from jaxdiff.schedule import linear
 from tests.operators.conftest import Waves
@@ -40,6 +42,14 @@ def test_steps_go_with_the_root_of_the_number_of_measured_entries(operator, shar
     zeta = set_up("dps", "inpaint", operator).sampler.zeta
     assert zeta == pytest.approx(MATCHED_ZETA * share**0.5 * (192 / 196608) ** 0.5 * 4)
     assert set_up("dps", "inpaint", operator, zeta=3.0).sampler.zeta == pytest.approx(3.0 * (192 / 196608) ** 0.5 * 4)
+
+
+def test_any_integrator_takes_the_steps_of_a_guided_prior():
+    for method in ("mmps", "ddnm"):
+        made = [type(set_up(method, "inpaint", Identity(), integrator=name).sampler) for name in INTEGRATORS]
+        assert made == [DDPM, DDIM, DPMSolver, Heun]
+        with pytest.raises(UserError, match="integrator"):
+            set_up(method, "inpaint", Identity(), integrator="euler")
 
 
 def test_large_images_take_the_settings_of_the_reports():
