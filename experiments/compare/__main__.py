@@ -93,7 +93,7 @@ def with_sigma(config: Compare) -> Compare:
     return replace(config, sigma=levels.pop())
 
 
-def set_up(
+def suitable_runs(
     config: Compare, experiment: Experiment, prior: Prior, pairs: Sequence[tuple[str, Variant]]
 ) -> list[tuple[Problem, Variant, Run]]:
     """Sets every method up for its task; says which ones do not suit theirs, and leaves them out."""
@@ -129,7 +129,7 @@ def run_cells(
     """Runs every method on its task."""
     return [
         run_cell(config, experiment, problem, variant.name, run, nets)
-        for problem, variant, run in set_up(config, experiment, prior, pairs)
+        for problem, variant, run in suitable_runs(config, experiment, prior, pairs)
     ]
 
 
