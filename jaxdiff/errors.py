@@ -15,6 +15,10 @@ class UserError(ValueError):
     """The user can mend this; the message says how."""
 
 
+class UnsuitableMethod(UserError):
+    """A method refuses a measurement: of this operator, this shape, or this noise."""
+
+
 @contextmanager
 def exit_on_user_error(how_to_go_on: str) -> Iterator[None]:
     """Turns what a user can mend into one sentence on stderr and exit code 2, and Ctrl-C into exit code 130.

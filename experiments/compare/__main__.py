@@ -106,9 +106,7 @@ def suitable_runs(
         problem, chosen = problems[task], variant.chosen[task]
         try:
             run = make_run(variant.method, problem.task, prior, problem.measurement, config.steps, chosen)
-        except UserError:
-            raise
-        except ValueError as error:
+        except UnsuitableMethod as error:
             reasons.append(f"{problem.title}, {variant.name}: left out, as {error}")
             continue
         runs.append((problem, variant, run))

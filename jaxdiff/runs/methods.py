@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from jaxdiff.errors import UserError, check_name
+from jaxdiff.errors import UnsuitableMethod, UserError, check_name
 from jaxdiff.runs.setup import DEFAULTS, PHOTO_METHODS, TASKS, HyperParameters, Run, Setup
 from jaxdiff.runs.setups import (
     PRIOR_VARIANCE,
@@ -71,7 +71,8 @@ def make_run(
         chosen: hyper-parameters that are not to be the defaults.
 
     Raises:
-        UserError: if a name is unknown, a hyper-parameter out of its range, or the method refuses the measurement.
+        UserError: if a name is unknown, or a hyper-parameter out of its range.
+        UnsuitableMethod: if the method refuses the measurement.
     """
     row = METHODS[check_name(method, list(METHODS), "method")]
     setup = Setup(check_name(task, list(TASKS), "task"), prior, measurement, steps, chosen)
@@ -80,7 +81,7 @@ def make_run(
     except UserError:
         raise
     except ValueError as error:
-        raise UserError(f"{row.name} cannot be taken: {error}") from error
+        raise UnsuitableMethod(f"{row.name} cannot be taken: {error}") from error
     return replace(from_estimate(run, measurement), method=method)
 
 

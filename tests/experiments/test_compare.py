@@ -82,7 +82,9 @@ def test_a_setting_brings_its_noise_and_methods_that_do_not_suit_are_left_out(co
     main(chosen)
     tried = {(row["task"], row["method"]) for row in read_rows(config.out)}
     assert tried == {("phase", "DPS"), ("hdr", "SDEdit"), ("hdr", "DPS")}
-    assert "phase retrieval, SDEdit: left out, as `y` must" in " ".join(capsys.readouterr().out.split())
+    assert "phase retrieval, SDEdit: left out, as SDEdit cannot be taken: `y` must" in " ".join(
+        capsys.readouterr().out.split()
+    )
     written = json.loads((config.out / "config.json").read_text())
     assert written["settings"]["sigma_y"]["in [-1, 1] units"] == 0.05
     assert written["operators"]["phase"] == {"setting": "daps"}
