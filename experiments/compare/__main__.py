@@ -36,7 +36,7 @@ from experiments.shared.published import prior_of, published, remarks
 from experiments.shared.setup import Config, Experiment, begin_experiment, print_results
 from experiments.shared.tables import score_table, summary, without_missing
 from jaxdiff.disk import write_atomically
-from jaxdiff.errors import UserError, check_name, check_names
+from jaxdiff.errors import UnsuitableMethod, UserError, check_name, check_names
 from jaxdiff.images.files import write_image
 from jaxdiff.images.grid import heat, labelled_grid
 from jaxdiff.metrics.lpips import LPIPS
