@@ -96,7 +96,7 @@ def sample_segments(
     devices = devices_of(keys) if devices is None else devices
     batch_size = min(batch_size, len(keys))
     if devices is not None:
-        devices, batch_size = share_out(devices, batch_size, len(keys))
+        devices, batch_size = share_out(tuple(devices), batch_size, len(keys))
     segment = whole_segment(segment, num_steps)
     visits = jnp.asarray(visit_numbers(times))
     sampler, observer, times, visits = place((sampler, observer, jnp.asarray(times), visits), devices)
@@ -114,24 +114,24 @@ def sample_segments(
         elif state is not None:
             batch_state = jax.tree.map(lambda leaf, chosen=chosen: leaf[chosen], state)
         else:
-            batch_state = start_chains(sampler, batch_keys, times[0])
+            batch_state = start_chains(sampler, batch_keys, times[0], devices=devices)
         batch_state, seen = place((batch_state, seen), devices, "chains")
         for step in range(done, num_steps, segment):
             part = times[step : step + segment + 1], visits[step : step + segment]
             arguments = sampler, observer, batch_keys, batch_state, seen, *part
             with _out_of_memory_explained(sampler, part[0], batch_size, observer, devices):
                 if compile_seconds is None:
-                    compile_seconds = _compile(*arguments)
-                batch_state, x0_hat, seen = advance_chains(*arguments)
+                    compile_seconds = _compile(*arguments, devices=devices)
+                batch_state, x0_hat, seen = advance_chains(*arguments, devices=devices)
                 jax.block_until_ready(x0_hat)
             done_steps = step + segment
             yield Progress(batch, num_batches, done_steps, num_steps, batch_state, x0_hat, seen, compile_seconds)
 
 
-def _compile(*arguments: Any) -> float:
+def _compile(*arguments: Any, devices: Devices | None) -> float:
     """Compiles the program of a segment, which `advance_chains` then finds; returns the seconds that it took."""
     started = time.monotonic()
-    advance_chains.lower(*arguments).compile()
+    advance_chains.lower(*arguments, devices=devices).compile()
     return time.monotonic() - started
 
 

@@ -1,20 +1,26 @@
 """The compiled program that takes many chains a segment further."""
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key, PRNGKeyArray
 
+from jaxdiff.chains.devices import Devices, on_each
 from jaxdiff.priors.denoiser import Prediction, Time
 from jaxdiff.pytree import pytree
 from jaxdiff.samplers.base import Observer, Sampler, sample, start_chain
 
 
-@jax.jit
-def start_chains(sampler: Sampler, keys: Key[Array, " n"], t: Array) -> Any:
+@partial(jax.jit, static_argnames="devices")
+def start_chains(sampler: Sampler, keys: Key[Array, " n"], t: Array, *, devices: Devices | None = None) -> Any:
     """Returns the states that chains start from, stacked."""
-    return jax.vmap(lambda key: start_chain(sampler, key, t))(keys)
+
+    def start(sampler: Sampler, keys: Array, t: Array) -> Any:
+        return jax.vmap(lambda key: start_chain(sampler, key, t))(keys)
+
+    return on_each(start, devices, (None, "chains", None))(sampler, keys, t)
 
 
 @jax.jit
@@ -46,7 +52,7 @@ class _Watched:
         return self.sampler.image(state[0])
 
 
-@jax.jit
+@partial(jax.jit, static_argnames="devices")
 def advance_chains(
     sampler: Sampler,
     observer: Observer | None,
@@ -55,8 +61,20 @@ def advance_chains(
     seen: Any,
     times: Array,
     visits: Array,
+    *,
+    devices: Devices | None = None,
 ) -> tuple[Any, Array, Any]:
-    """Returns states, last estimates `x0_hat` and what was seen after a segment; the one program of many chains."""
+    """Returns states, last estimates `x0_hat` and what was seen after a segment; the one program of many chains.
+
+    With `devices` each of them runs its own part of the chains.
+    """
+    axes = (None, None, "chains", "chains", "chains", None, None)
+    return on_each(_advance, devices, axes)(sampler, observer, keys, state, seen, times, visits)
+
+
+def _advance(
+    sampler: Sampler, observer: Observer | None, keys: Array, state: Any, seen: Any, times: Array, visits: Array
+) -> tuple[Any, Array, Any]:
     watched = _Watched(sampler, observer)
     first = jax.tree.map(lambda leaf: leaf[0], state)
     estimate = lambda *arguments: _step(*arguments)[1].before_guidance

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,11 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxdiff import sample, sample_many, sample_segments
-from tests.conftest import SAMPLERS, TIMES, network_sampler, sampler_of
+from jaxdiff import DDIM, DiffPIR, sample, sample_many, sample_segments
+from jaxdiff.chains.devices import place
+from jaxdiff.chains.program import advance_chains, start_chains
+from jaxdiff.operators import CircularBlur
+from tests.conftest import SAMPLERS, TIMES, gaussian_prior, network_sampler, of, sampler_of
 from tests.samplers.conftest import bit_sampler, bits_of, image_of
 
 DEVICES = 8
@@ -44,8 +48,21 @@ def write_on_devices(path: str) -> None:
     for name, drawn in samples.items():
         assert drawn.sharding.is_equivalent_to(spread, drawn.ndim), name
     arrays: dict[str, Any] = {name: np.asarray(drawn) for name, drawn in samples.items()}
-    arrays |= draw_in_segments(keys)
+    arrays |= draw_in_segments(keys) | {"words": np.array(words_between_devices())}
     np.savez(path, **arrays)
+
+
+def words_between_devices() -> list[str]:
+    """Returns what devices say to each other in a program whose Fourier transforms XLA cannot split between them."""
+    devices, times = tuple(jax.local_devices()), jnp.asarray(TIMES)
+    sampler = DDIM(DiffPIR(gaussian_prior(), of(CircularBlur(np.full((3, 3), 1 / 9, np.float32)))))
+    keys = place(KEYS, devices, "chains")
+    state = start_chains(sampler, keys, times[0], devices=devices)
+    visits = jnp.zeros(len(times) - 1, int)
+    lowered = advance_chains.lower(sampler, None, keys, state, None, times, visits, devices=devices)
+    text = str(lowered.compile().as_text())
+    assert " fft(" in text
+    return re.findall(r"all-gather|all-reduce|all-to-all|collective-permute", text)
 
 
 def draw_in_segments(keys: jax.Array) -> dict[str, np.ndarray]:
@@ -138,6 +155,11 @@ def test_segments_on_eight_devices_are_those_on_one(on_devices):
     np.testing.assert_array_equal(on_devices["resumed"], on_devices["given"])
     np.testing.assert_allclose(on_devices["three"], samples[:3], rtol=0, atol=ROUNDING)
     np.testing.assert_array_equal(on_devices["four"], draw_together("noise"))
+
+
+@pytest.mark.slow
+def test_devices_say_no_word_to_each_other(on_devices):
+    assert on_devices["words"].size == 0
 
 
 def test_many_chains_may_be_part_of_a_jitted_program():

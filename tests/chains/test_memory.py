@@ -99,10 +99,10 @@ class Full:
     def __init__(self, advance):
         self.advance, self.lower = advance, advance.lower
 
-    def __call__(self, sampler, observer, keys, *rest):
+    def __call__(self, sampler, observer, keys, *rest, **options):
         if len(keys) > 2:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 12345 bytes.")
-        return self.advance(sampler, observer, keys, *rest)
+        return self.advance(sampler, observer, keys, *rest, **options)
 
 
 def test_out_of_memory_names_the_batch_size_to_use(monkeypatch):
@@ -143,7 +143,7 @@ def test_limits_of_control_groups_around_this_one_count(tmp_path, monkeypatch, v
 
 def test_other_errors_of_the_device_pass(monkeypatch):
     class Broken(Full):
-        def __call__(self, *arguments):
+        def __call__(self, *arguments, **options):
             raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 
     monkeypatch.setattr(many, "advance_chains", Broken(many.advance_chains))
