@@ -11,7 +11,7 @@ from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxdiff.measurement import Measurement
-from jaxdiff.operators import Identity, Operator, adjoint
+from jaxdiff.operators import Identity, Operator, adjoint, observed
 from jaxdiff.operators.masks import Masking
 from jaxdiff.priors.gaussian import Diagonal, GaussianPrior
 from jaxdiff.priors.mixture import MixturePrior, mixture_covariance
@@ -189,6 +189,9 @@ def posterior(prior: GaussianPrior | MixturePrior, measurement: Measurement) -> 
     sigma_y = measurement.sigma_y
     if not sigma_y > 0:
         raise ValueError(f"`sigma_y` must be positive, got {sigma_y}; without noise the posterior has no density.")
+    if jnp.iscomplexobj(measurement.y):
+        both = jnp.stack([measurement.y.real, measurement.y.imag])
+        measurement = Measurement(_RealAndImaginary(measurement.operator), both, measurement.noise)
     if isinstance(prior, GaussianPrior):
         return GaussianPosterior(prior, measurement, _solver(prior, measurement))
     parts = [GaussianPosterior(p, measurement, _solver(p, measurement)) for p in prior.components]
@@ -215,6 +218,20 @@ def _solver(prior: GaussianPrior, measurement: Measurement) -> Any:
     rows = jax.vmap(lambda u: _measured(prior.covariance, operator, prior.mean, sigma_y, u))(basis)
     matrix = np.asarray(rows, np.float64).reshape(y.size, y.size)
     return Factored(jnp.asarray(np.linalg.cholesky((matrix + matrix.T) / 2), jnp.float32))
+
+
+@pytree
+class _RealAndImaginary:
+    """A complex operator as a real one; noise falls on both parts alike."""
+
+    operator: Operator
+
+    def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "2 ..."]:
+        y = self.operator(x)
+        return jnp.stack([y.real, y.imag])
+
+    def observed(self, y: Float[Array, "2 ..."]) -> Float[Array, "2 ..."]:
+        return jnp.stack([observed(self.operator, y[0])] * 2)
 
 
 def _measured(covariance: Any, operator: Operator, x_like: Array, sigma_y: float | Array, u: Array) -> Array:

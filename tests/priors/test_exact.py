@@ -19,7 +19,7 @@ from jaxdiff.priors.mixture import MixturePrior
 from jaxdiff.pytree import pytree
 from jaxdiff.schedule import linear
 from tests.conftest import SHAPE, SIGMA_Y, of
-from tests.operators.conftest import OPERATORS, Saturation
+from tests.operators.conftest import OPERATORS, Saturation, as_real
 from tests.priors.conftest import Moments, closed_form
 
 
@@ -29,7 +29,8 @@ def problem(prior_name: str, operator_name: str) -> tuple[Any, Measurement, Mome
     row = OPERATORS[operator_name]
     measurement = measure(jax.random.key(6), row.make(), prior.sample(jax.random.key(5)), SIGMA_Y)
     assert row.matrix is not None
-    return prior, measurement, by_matrices(moments, row.matrix, np.asarray(measurement.y, np.float64).ravel())
+    y = as_real(np.asarray(measurement.y).ravel()).astype(np.float64)
+    return prior, measurement, by_matrices(moments, as_real(row.matrix), y)
 
 
 def by_matrices(moments: Moments, a: np.ndarray, y: np.ndarray) -> Moments:
@@ -50,7 +51,7 @@ summarise = jax.jit(lambda exact: (exact.mean, variance(exact)))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("prior_name", ["diagonal", "dense", "stationary", "mixture"])
-@pytest.mark.parametrize("operator_name", ["identity", "random", "blur", "sums"])
+@pytest.mark.parametrize("operator_name", ["identity", "random", "blur", "sums", "fourier"])
 def test_equals_dense_linear_algebra(prior_name, operator_name):
     prior, measurement, wanted = problem(prior_name, operator_name)
     exact: Any = posterior(prior, measurement)
@@ -64,7 +65,8 @@ def test_equals_dense_linear_algebra(prior_name, operator_name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("prior_name", "operator_name"), [("diagonal", "random"), ("stationary", "blur"), ("mixture", "box")]
+    ("prior_name", "operator_name"),
+    [("diagonal", "random"), ("stationary", "blur"), ("mixture", "box"), ("dense", "fourier")],
 )
 def test_samples_have_the_posteriors_moments(prior_name, operator_name):
     (prior, measurement, wanted), n = problem(prior_name, operator_name), 2000
