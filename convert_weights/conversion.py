@@ -12,6 +12,7 @@ import numpy as np
 from convert_weights.checkpoint import Checkpoint, OpenFile, open_checkpoint
 from convert_weights.download import check_space
 from convert_weights.formats.base import Choices, Converted, Format
+from convert_weights.sources import origin
 from jaxdiff.disk import check_replaceable
 from jaxdiff.priors.storage import PRIOR_FOLDER, save_prior
 
@@ -149,7 +150,8 @@ def _source(file: OpenFile, checkpoint: Checkpoint) -> dict[str, str]:
         with path.open("rb") as opened:
             while block := opened.read(BLOCK_BYTES):
                 digest.update(block)
-    return {"file": file.path.name, "sha256": digest.hexdigest(), "state_dict": checkpoint.wrapper}
+    sha256 = digest.hexdigest()
+    return {"file": file.path.name, "sha256": sha256, "state_dict": checkpoint.wrapper} | origin(sha256)
 
 
 def _licence(path: Path) -> dict[str, str]:

@@ -28,12 +28,14 @@ class Source(NamedTuple):
         parameter_bytes: what its parameters alone take up.
         licence: of the weights, or of the repository that publishes them.
         use: what its images are.
+        sha256: of the file, where it is known.
     """
 
     url: str
     parameter_bytes: int
     licence: str
     use: str
+    sha256: str = ""
 
 
 def _google(name: str, images: str, parameters: int = DDPM_256) -> Source:
@@ -63,10 +65,20 @@ SOURCES = {
     **{f"ddpm-ema-{name}-256": _google(f"ddpm-ema-{name}-256", images) for name, images in OF_DDPM.items()},
     "ddpm-cifar10-32": _google("ddpm-cifar10-32", "small pictures, 32x32", DDPM_32),
     "ffdnet_color": Source(
-        "https://github.com/cszn/FFDNet", 4 * 852_108, "MIT", "photographs of any size, the prior `photos`"
+        "https://github.com/cszn/FFDNet",
+        4 * 852_108,
+        "MIT",
+        "photographs with white Gaussian noise",
+        "286f04f7e3a20254c067ba95efb5d3339f4fc8a09a365a93cd469184d4cdb279",
     ),
 }
 """By name; `convert_weights download` fetches the first two, of the others the address says where."""
+
+
+def origin(sha256: str) -> dict[str, str]:
+    """Returns what a published file, known by its digest, was trained on, and its licence; nothing of others."""
+    found = [source for source in SOURCES.values() if source.sha256 == sha256]
+    return {"trained_on": found[0].use, "licence": found[0].licence} if found else {}
 
 
 def described() -> list[str]:

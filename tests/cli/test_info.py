@@ -25,7 +25,7 @@ def test_what_the_shipped_priors_are_is_told(capsys) -> None:
     photos, faces = told(capsys, "photos"), told(capsys, "faces-32")
     assert photos == photos | {
         "format": "ffdnet",
-        "file": f"ffdnet_color.pth, SHA-256 {PHOTOS}",
+        "file": f"ffdnet_color.pth, weights `model`, SHA-256 {PHOTOS}",
         "trained on": "photographs with white Gaussian noise",
         "licence": "MIT",
         "network": "ffdnet: channels 96, depth 12, max_sigma 0.2941",
