@@ -71,7 +71,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         asked = set(getattr(item, "fixturenames", ())) & {"torch", "adm", "both", "azula", "peers", "written"}
         if asked or 'importorskip("torch' in source:
             item.add_marker(pytest.mark.parity)
-        if item.path.parent.name in ("cli", "convert_weights", "experiments"):
+        if item.path.parent.name in ("cli", "convert_weights", "experiments") or item.get_closest_marker("thorough"):
             item.add_marker(pytest.mark.slow)
         if item.path.stem.endswith("_browser"):
             item.add_marker(pytest.mark.browser)

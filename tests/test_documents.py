@@ -35,7 +35,7 @@ def test_every_link_leads_to_a_file(page):
             assert (page.parent / link).exists(), link
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["samplers", "operators"])
 def test_the_examples_of_a_wing_run(name):
     namespace: dict = {}
@@ -43,7 +43,7 @@ def test_the_examples_of_a_wing_run(name):
         exec(block, namespace)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_first_pages_program_prints_what_it_says():
     page = ROOT / "README.md"
     (program,) = blocks(page, "python")
@@ -53,7 +53,7 @@ def test_the_first_pages_program_prints_what_it_says():
     assert printed.getvalue() == blocks(page, "")[-1]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_notebook_runs(monkeypatch, tmp_path):
     notebook = ROOT / "experiments" / "tour.ipynb"
     assert notebook.stat().st_size < 300_000

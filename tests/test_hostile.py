@@ -293,7 +293,7 @@ AFTERNOON: list[tuple[str, str, int, int]] = [
 """Commands, and their exit codes when they are given first and a second time. A picture of the album is broken."""
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore::jaxdiff.images.opening.PictureWarning")
 def test_an_afternoon_with_photos_priors_and_results_in_one_folder(home, monkeypatch, capsys):
     """Every command is given twice; none changes, adds or removes a file of the user."""

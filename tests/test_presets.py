@@ -25,6 +25,7 @@ def operator_of(name: str, task: str, key: Any = KEY, shape: tuple[int, int, int
     return preset(name, task, key, shape).operator
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("name", "task"), EVERY)
 def test_noise_has_the_level_of_the_paper_where_the_paper_has_it(name, task):
     made = preset(name, task, KEY, (32, 32, 3))

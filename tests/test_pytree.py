@@ -188,7 +188,7 @@ STRANGERS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("make", STRANGERS.values(), ids=STRANGERS)
 def test_many_chains_take_what_is_no_pytree_as_one_chain_does(make):
@@ -225,7 +225,7 @@ TRACED: dict[str, tuple[Any, Any]] = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize(("make", "numbers"), TRACED.values(), ids=TRACED)
 def test_numbers_of_a_constructor_may_be_traced(make, numbers):
     """Checks look at what is known; a sweep equals its members one by one."""
@@ -243,7 +243,7 @@ def test_a_width_of_blur_can_be_learned():
     assert float(jax.grad(loss)(0.8)) == pytest.approx(float(loss(0.805) - loss(0.795)) / 0.01, rel=1e-2)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_guided_chain_has_a_derivative():
     """A data step takes a gradient through the network already: learning its size needs the second derivative."""
     prior, measurement = network_prior(), Measurement(Identity(), jnp.zeros(SHAPE), SIGMA_Y)

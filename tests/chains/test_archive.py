@@ -31,7 +31,7 @@ assert not any(name.startswith(("jaxdiff.", "flax", "orbax")) for name in sys.mo
     return subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, env={"JAX_PLATFORMS": "cpu"})
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_network_runs_without_jaxdiff_and_draws_the_same(tmp_path):
     """Exported for two platforms, run on one; more samples than a batch, and another measurement."""
     sampler = network_sampler()
@@ -56,7 +56,7 @@ def test_a_network_runs_without_jaxdiff_and_draws_the_same(tmp_path):
         assert said in refused.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["mmps", "no image as state"])
 def test_every_number_of_a_sampler_is_an_argument(name):
     sampler = sampler_of(name)

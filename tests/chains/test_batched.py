@@ -26,7 +26,7 @@ def alone(samplers, times):
     return jnp.concatenate([sample_many(sampler, KEYS[k : k + 1], times) for k, sampler in enumerate(samplers)])
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("times", [TIMES, RISING], ids=["falling", "rising"])
 @pytest.mark.parametrize("kind", ["boxes", "no image"])
 def test_stacked_chains_are_those_alone(kind, times):

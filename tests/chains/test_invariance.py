@@ -129,7 +129,7 @@ def test_random_bits_are_those_of_the_keys_of_the_steps():
     np.testing.assert_array_equal(sample_many(sampler, KEYS, TIMES, batch_size=3, segment=4), drawn)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_samples_of_a_network_are_those_drawn_alone_and_in_chunks():
     sampler = SUBJECTS["network"]()
     samples, alone = draw_together("network"), [draw(sampler, KEYS[k : k + 1])[0] for k in range(DEVICES)]
@@ -139,7 +139,7 @@ def test_samples_of_a_network_are_those_drawn_alone_and_in_chunks():
     np.testing.assert_array_equal(sample_many(sampler, KEYS[ORDER], TIMES, batch_size=3), chunks[ORDER])
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_samples_on_eight_devices_are_those_of_single_chains(name, on_devices):
     bound, sampler = 0 if name == "noise" else ROUNDING, SUBJECTS[name]()

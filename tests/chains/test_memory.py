@@ -74,6 +74,7 @@ def test_a_plan_says_what_fits():
     assert "not even one chain" in str(Plan(300 * MiB, 70 * MiB, 310 * MiB))
 
 
+@pytest.mark.thorough
 def test_every_chain_adds_as_much_and_more_chains_than_planned_add_no_other():
     found = plan(make_sampler(), TIMES, available=MiB)
     peaks = [memory._peak(make_sampler(), None, jax.numpy.asarray(TIMES), n) for n in (1, 4, 12)]
@@ -155,7 +156,7 @@ def test_memory_available_is_less_than_the_machine_has():
     assert 0 < available_memory(jax.devices()[0]) < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux to measure")
 @pytest.mark.parametrize("count", [8])
 def test_predicted_memory_is_within_15_percent_of_the_measured(count):

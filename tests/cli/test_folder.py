@@ -55,6 +55,7 @@ def test_every_picture_is_restored_and_a_broken_one_is_named(photos, capsys) -> 
     assert before == {path: path.read_bytes() for path in photos.rglob("*") if path.is_file()}
 
 
+@pytest.mark.thorough
 def test_an_interrupted_run_goes_on_and_a_finished_one_is_not_replaced(photos, capsys) -> None:
     """The samples that are there are not drawn again."""
     restore(*FAST)
@@ -68,6 +69,7 @@ def test_an_interrupted_run_goes_on_and_a_finished_one_is_not_replaced(photos, c
     assert kept == {path: path.stat().st_mtime_ns for path in out.rglob("samples.npz")}
 
 
+@pytest.mark.thorough
 def test_masks_are_found_by_name_and_one_serves_all(photos) -> None:
     """In a folder of masks the suffix may be another."""
     masks = photos.parent / "masks"

@@ -49,6 +49,7 @@ def test_a_scratch_is_gone_and_everything_else_is_as_it_was(photo) -> None:
         assert np.sqrt(np.mean((found[hidden].astype(float) - pixels[hidden]) ** 2)) < 6
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("arguments", "size"),
     [
@@ -114,6 +115,7 @@ def test_what_a_task_cannot_be_is_one_sentence(photo, capsys, arguments, sentenc
     assert not Path("o").exists()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("task", [["upscale"], ["jpeg", "--quality", "20"]])
 def test_every_damage_can_be_simulated(photo, capsys, task) -> None:
     """The restoration is scored against the picture given."""

@@ -280,6 +280,7 @@ def test_flags_are_checked_before_anything_slow(tmp_path):
     assert request.folder.as_posix() == "results/absent-inpaint"
 
 
+@pytest.mark.thorough
 def test_a_prior_that_is_not_square_restores_a_picture(folder, monkeypatch):
     """The crop, the samples, the grid and the report have the prior's aspect ratio."""
     wide = replace(load_prior("faces-32"), image_shape=(16, 24, 3))

@@ -194,6 +194,7 @@ def test_float64_is_rounded_and_said(work, capsys):
     np.testing.assert_array_equal(read_prior("prior")[0]["out_norm.bias"], expected, strict=True)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("label", [0, 4])
 def test_a_class_conditional_network_becomes_the_prior_of_one_class(work, capsys, label):
     weights, (x_t, t, _, cotangent) = draw_weights(CONVS), draw_inputs(CONVS, 16)
@@ -217,6 +218,7 @@ CHANNELS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", CHANNELS)
 def test_other_channels_than_three_are_refused_unless_confirmed(work, capsys, kind):
     (taken, given), sentence = CHANNELS[kind]

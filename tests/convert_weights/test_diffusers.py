@@ -262,6 +262,7 @@ def test_published_networks_have_their_published_size():
     assert unet_config(CELEBAHQ).attention_resolutions == unet_config(CIFAR10).attention_resolutions == (16,)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("layout", ["root", "pipeline", "averages", "file", "sharded", "half", "bin"])
 def test_every_layout_of_folder_converts(tmp_path, monkeypatch, capsys, layout):
     monkeypatch.chdir(tmp_path)

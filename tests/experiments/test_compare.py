@@ -60,6 +60,7 @@ def test_compare_writes_everything_and_goes_on(config, read_rows, capsys):
     assert len(read_rows(config.out)) == 2
 
 
+@pytest.mark.thorough
 def test_samples_do_not_depend_on_batches_tasks_or_methods(config, tmp_path):
     whole = replace(config, methods=("score-ald", "dps"), seeds=3)
     part = replace(whole, tasks=("blur",), methods=("dps",), batch_size=2, out=tmp_path / "part")

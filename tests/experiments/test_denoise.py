@@ -15,6 +15,7 @@ from jaxdiff.runs.tables import markdown
 from jaxdiff.schedule import linear
 
 
+@pytest.mark.thorough
 def test_denoise_writes_everything_and_goes_on(normal_prior, photo, tmp_path, read_rows, capsys):
     config = Denoise(prior=normal_prior, image=photo, times=(300, 50), probes=2, seeds=2, out=tmp_path / "results")
     main(config)

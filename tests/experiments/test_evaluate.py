@@ -155,6 +155,7 @@ OPERATORS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("name", "method"), [("mask", "sdedit"), ("kernel", "dps"), ("vector", "dps-norm")], ids=OPERATORS
 )
@@ -233,6 +234,7 @@ with named_normal():
 """
 
 
+@pytest.mark.thorough
 def test_a_run_killed_at_work_on_two_devices_is_finished_on_one(whole, tmp_path, capsys):
     config = replace(whole, out=tmp_path / "out")
     flags = ["--prior", "normal", "--steps", "3", "--seeds", "2", "--tasks", "random", "--methods", "sdedit"]

@@ -14,6 +14,7 @@ from jaxdiff.images.files import read_image
 from jaxdiff.runs.runner import sample_keys
 
 
+@pytest.mark.thorough
 def test_generate_cuts_chains_without_changing_them_and_goes_on(normal_prior, tmp_path):
     config = Generate(
         prior=normal_prior, steps=4, ddim_steps=3, snapshots=(300,), seeds=2, batch_size=1, out=tmp_path / "results"

@@ -23,6 +23,7 @@ def test_the_panda_is_the_same_at_every_size_and_russet_cream_and_black():
     assert nose.max() < -0.5
 
 
+@pytest.mark.thorough
 def test_a_panda_beside_a_face(normal_prior, tmp_path, read_rows):
     config = OutOfDistribution(
         prior=normal_prior, steps=8, seeds=5, tasks=("box",), methods=("sdedit",), out=tmp_path / "out"

@@ -33,6 +33,7 @@ def test_every_damage_is_a_measurement_of_the_photograph(trial, config) -> None:
         assert np.all(np.asarray(case.measurement.y)[case.hidden] == 0)
 
 
+@pytest.mark.thorough
 def test_a_run_goes_on_where_it_was_interrupted(config, monkeypatch, capsys) -> None:
     """What is finished is not made again, and the table has a line for every method."""
     monkeypatch.setattr(script, "PEERS", {"denoise": {"nothing": lambda given: [given.y]}, "inpaint": {}})

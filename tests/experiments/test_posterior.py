@@ -74,6 +74,7 @@ def test_every_figure_measures_what_it_says(known):
     assert errors["std_seen"] < 0.02
 
 
+@pytest.mark.thorough
 def test_the_jackknife_knows_the_scatter(known):
     """Over 12 independent sets of samples the figures scatter as the errors beside them say, within a factor of two."""
     reference, _ = known
@@ -85,12 +86,14 @@ def test_the_jackknife_knows_the_scatter(known):
         assert 0.5 < scatter / stated < 2, name
 
 
+@pytest.mark.thorough
 def test_norm_scaled_dps_is_blind_where_much_is_measured(rows):
     for name in BLIND:
         assert rows["keep 92 %", name]["std_seen"] > 3
         assert rows["keep 92 %", name]["bias_seen"] > 1
 
 
+@pytest.mark.thorough
 def test_norm_scaled_dps_collapses_where_little_is_measured(monkeypatch):
     """On 32x32 pixels; on fewer the last step overshoots, and the collapse is not complete."""
     # 8 seeds of some 240 observed numbers: the deviation is known to 2 %. Its error is not looked at, and costs most.
@@ -121,6 +124,7 @@ def test_gamma_squared_is_another_method_than_gamma(rows):
         assert rows[operator, "ScoreALD 1/g2"]["misfit"] > 10
 
 
+@pytest.mark.thorough
 def test_ddpm_reaches_the_closed_form_of_its_chain():
     """And the chain's own limit is the prior."""
     config = replace(CONFIG, steps=(50, 200), seeds=256)
@@ -147,6 +151,7 @@ def test_tables_show_every_sampler(rows):
     assert "diverged" in short_table([{**every[0], "diverged": True}], "independent", CONFIG.operators, 1000)
 
 
+@pytest.mark.thorough
 def test_the_whole_script_writes_its_folder_and_goes_on(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     small = bench.Config(

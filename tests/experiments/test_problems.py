@@ -35,6 +35,7 @@ def test_a_problem_is_measured_by_its_own_operator_with_its_own_noise(name):
     assert hidden == pytest.approx({"box": 0.25, "random": 0.7, "blur": 0.0}[name], abs=0.003)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", MORE_PROBLEMS)
 def test_a_measurement_that_is_no_image_is_shown_as_one(name):
     """What is no picture of the image's size becomes one: by the pseudo-inverse, or the amplitudes of a spectrum."""

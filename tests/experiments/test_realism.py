@@ -55,6 +55,7 @@ def test_denoising_error_is_the_closed_form_on_a_gaussian_prior():
     np.testing.assert_allclose(found, expected, rtol=3 / (16 * 16 * 3 * NOISE_DRAWS) ** 0.5)
 
 
+@pytest.mark.thorough
 def test_the_innermost_features_have_the_lowest_resolution_of_the_network(tiny_prior):
     prior = load_prior(tiny_prior)
     found = jax.eval_shape(innermost, prior.network, jax.ShapeDtypeStruct((3, 16, 16, 3), jnp.float32), 20)

@@ -12,6 +12,7 @@ from jaxdiff.images.files import read_image
 pytestmark = pytest.mark.usefixtures("flat_faces")
 
 
+@pytest.mark.thorough
 def test_sdedit_from_several_starts(normal_prior, tmp_path, read_rows, monkeypatch, capsys):
     # Its network has no layers to look into; pixels stand for their features.
     monkeypatch.setattr("experiments.shared.realism.innermost", lambda network, x_t, t: x_t[:, ::4, ::4])

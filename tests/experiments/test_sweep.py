@@ -30,6 +30,7 @@ GRIDS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", GRIDS)
 def test_a_sweep_is_the_loop_of_single_runs_in_one_program(name, tmp_path, programs):
     grid, steps = GRIDS[name], 6

@@ -89,6 +89,7 @@ def steps_in(path):
         return [int(row["step"]) for row in csv.DictReader(file)]
 
 
+@pytest.mark.thorough
 def test_a_run_that_was_cut_is_the_whole_run_bit_for_bit(tmp_path, photos, capsys):
     whole = script.Config(
         photos, tmp_path / "whole", held_out=("kept.png",), sizes=(8,), steps=3, batch_size=4, channels=8,

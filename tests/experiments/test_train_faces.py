@@ -17,6 +17,7 @@ from jaxdiff.priors.storage import parameters
 from jaxdiff.priors.training import TrainState
 
 
+@pytest.mark.thorough
 def test_training_runs_resumes_and_leaves_a_prior(tmp_path, capsys):
     config = train_faces.Config(
         out=tmp_path / "run", size=16, steps=4, batch_size=4, channels=8, channel_mult=(1,), norm_groups=4,

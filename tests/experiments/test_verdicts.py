@@ -37,6 +37,7 @@ def test_an_unguided_run_that_is_off_is_too_weak_and_a_family_has_its_own_best()
     ]  # fmt: skip
 
 
+@pytest.mark.thorough
 def test_the_table_counts_every_family_under_its_prior(normal_prior, flat_faces, tmp_path, monkeypatch):
     """The prior is named as on the command line, and the families as in the script's help."""
 

@@ -27,7 +27,7 @@ def attributes():
     return jax.jit(jax.vmap(faces.sample_face))(KEYS)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_draw_fills_the_range_and_stays_in_it(drawn):
     assert drawn.shape == (256, 32, 32, 3)
     assert drawn.dtype == np.float32
@@ -55,7 +55,7 @@ def test_a_face_is_the_same_at_every_size(drawn, attributes):
     assert np.abs(pool(large, 2) - np.roll(drawn[:64], 1, 0)).mean() > 0.3
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_edges_are_smooth_so_that_finer_sampling_changes_little(drawn, attributes):
     few = jax.tree.map(lambda leaf: leaf[:64], attributes)
     finer = jax.jit(jax.vmap(lambda face: faces.render(face, 32, supersample=4)))(few)
@@ -101,7 +101,7 @@ def render():
     return jax.jit(jax.vmap(lambda face: faces.render(face, 32)))
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("part", "field", "low", "high"),
     [

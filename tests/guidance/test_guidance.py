@@ -102,7 +102,7 @@ def test_the_variance_of_a_step_stays_the_priors(rule):
     np.testing.assert_allclose(guided, own, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("integrator", [DDPM, DDIM])
 def test_mmps_draws_from_the_posterior_under_both_integrators(integrator):
     """Of independent pixels: mean and variance of many samples, in 250 steps; DDPM's lose a little variance."""

@@ -72,6 +72,7 @@ def langevin(measurement, power):
     return ScoreALD(PRIOR, measurement, clean, noisy, over_variance)
 
 
+@pytest.mark.thorough
 def test_every_step_is_remembered_as_it_was():
     measurement, times = measured("random"), TIMES[150:154]
     sampler = DPS(PRIOR, measurement, 0.4)
@@ -128,7 +129,7 @@ def test_draws_from_the_posterior_have_the_residual_of_the_noise():
     assert words.count("healthy") > 0.99 * n
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @both_tasks
 def test_exact_draws_and_healthy_runs_are_called_healthy(task):
     measurement = measured(task)

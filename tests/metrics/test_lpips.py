@@ -209,7 +209,7 @@ def test_gradient_is_finite_where_features_vanish(weights, tmp_path, dead):
     assert bool(jnp.all(gradient == 0)) is dead
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @both_nets
 def test_jitted_vmap_equals_a_loop(net, files):
     lpips = load_lpips(net, files / f"lpips_{net}.npz")

@@ -142,7 +142,7 @@ def test_another_file_in_the_package_is_refused(fake_package, tmp_path, damage):
     assert not (tmp_path / "made").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_columns_are_filled_where_the_network_takes_the_image(published, monkeypatch):
     nets = {f"lpips_{net}": lpips for net, lpips in published.items()}
 

@@ -37,7 +37,7 @@ def test_padding_mirrors_below_and_right(shape, padded):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_patch_is_the_network_on_blocks():
     plain = UNetConfig(8, 8, (1, 2), 1, (), in_channels=12, out_channels=24, norm_groups=4, middle_attention=False)
     x = jax.random.normal(jax.random.key(0), (2, 12, 16, 3))
@@ -46,6 +46,7 @@ def test_patch_is_the_network_on_blocks():
     np.testing.assert_allclose(build(CONVOLUTIONAL).batch(x, t), wanted, atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_the_switch_leaves_no_attention_and_old_configurations_mean_what_they_did():
     kinds = lambda config: [type(m) for _, m in nnx.iter_graph(build(config)) if isinstance(m, AttentionBlock)]
     assert len(kinds(CONVOLUTIONAL)) == 0
@@ -53,7 +54,7 @@ def test_the_switch_leaves_no_attention_and_old_configurations_mean_what_they_di
     assert len(kinds(UNetConfig(16, 8, (1, 2), 1, (8,), out_channels=3, norm_groups=4, patch=1))) == 4
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_sizes_that_do_not_fit_are_refused():
     network = build(CONVOLUTIONAL)
     assert network(jnp.zeros((20, 4, 3)), 0).shape == (20, 4, 6)

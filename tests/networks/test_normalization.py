@@ -57,7 +57,7 @@ def test_value_and_gradients_equal_jax(shape, groups, rows, silu):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("silu", [False, True])
 @pytest.mark.parametrize(("shape", "groups", "rows"), SHAPES)
 def test_second_derivatives_equal_jax(shape, groups, rows, silu):
@@ -188,7 +188,7 @@ def network_gradients(remat=False):
     return jax.tree.leaves(gradient.lower().compile()(weights, x))
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_weight_gradients_of_a_network_equal_plain_jax(monkeypatch):
     """Rules written for sampling must not harm training."""
     ours = our_gradients()
@@ -205,7 +205,7 @@ def test_weight_gradients_of_a_network_equal_plain_jax(monkeypatch):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * float(jnp.abs(b).max()))
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_rematerialization_changes_no_gradient():
     for a, b in zip(network_gradients(remat=True), our_gradients(), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * float(jnp.abs(b).max()))

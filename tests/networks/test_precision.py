@@ -38,13 +38,14 @@ def products(dtype) -> list[str]:
     return PRODUCT.findall(traced.lower(lowering_platforms=("cuda",)).as_text())
 
 
+@pytest.mark.thorough
 def test_float32_asks_for_full_precision_in_every_product_forwards_and_backwards():
     found = products("float32")
     assert len(found) > 50
     assert all("HIGHEST" in line for line in found)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", ["tf32", "bfloat16"])
 def test_the_operator_is_full_float32_whatever_the_network_is(dtype):
     full = [line for line in products(dtype) if "HIGHEST" in line]

@@ -19,6 +19,7 @@ def make(remat: bool = False) -> RMSUNet:
     return with_parameters(nnx.eval_shape(lambda: RMSUNet(SMALL, remat=remat, rngs=nnx.Rngs(0))), weights)
 
 
+@pytest.mark.thorough
 def test_several_images_at_once_are_each_alone_and_rematerialization_changes_nothing() -> None:
     x, times = jax.random.normal(jax.random.key(0), (2, 6, 4, 3)), jnp.array([3, 700])
     together = jax.jit(jax.value_and_grad(lambda x, network: (network.batch(x, times) ** 2).sum()))

@@ -9,7 +9,7 @@ from jaxdiff.operators import Blur, motion_kernel, motion_kernel_from_key
 from tests.operators.conftest import smeared
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize(("length", "angle"), [(9, 0), (7.5, 90), (12, 33), (5, -60), (0.5, 10), (15, 210)])
 def test_a_straight_motion_is_the_mean_of_bilinear_views(length, angle):
     kernel = motion_kernel(length, angle)

@@ -123,7 +123,7 @@ def test_two_are_equal_where_their_numbers_are(row):
 FLOATING = ("float64", "float32", "bfloat16", "float16")
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @all_rows
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("dtype", [*FLOATING, "int32", "uint8"])

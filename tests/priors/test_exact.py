@@ -124,7 +124,7 @@ def natural(shape: tuple[int, int, int], operator: Any) -> tuple[GaussianPrior, 
     return prior, measure(jax.random.key(1), operator, prior.sample(jax.random.key(0)), SIGMA_Y)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_conjugate_gradients_agree_with_the_factor():
     """Where both fit, the iterations reach the float64 factor's mean to a hundredth of a posterior deviation."""
     prior, measurement = natural((16, 12, 3), GaussianBlur(1.0, 9))
@@ -135,7 +135,7 @@ def test_conjugate_gradients_agree_with_the_factor():
     np.testing.assert_allclose(jax.jit(lambda p: p.mean)(iterated), exact.mean, atol=6e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "operator", [GaussianBlur(1.5, 13), BoxMask(20, 20, 24, 24), Identity()], ids=["blur", "box", "all"]
 )

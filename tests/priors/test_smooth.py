@@ -52,7 +52,7 @@ def test_a_plane_is_filled_exactly_at_any_size(shape: tuple[int, int, int]) -> N
     np.testing.assert_allclose(np.asarray(smoothest(measurement, shape)), 0.25, atol=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["identity", "blur", "bicubic", "random"])
 def test_with_noise_it_is_the_regularised_solution(name: str) -> None:
     """The normal equations of the formula, by a dense solver."""

@@ -48,7 +48,7 @@ def test_low_noise_levels_are_one_experts_and_high_ones_the_others(t, by):
     np.testing.assert_allclose(slope, by)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_experts_may_differ_in_what_they_predict_besides():
     learned = network_prior()
     prior = SplitPrior(scaled(0.5), learned, 110)

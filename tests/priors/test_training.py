@@ -90,7 +90,7 @@ def test_variational_bound_at_zero_is_the_likelihood_of_an_eight_bit_value():
     np.testing.assert_allclose(found, wanted, rtol=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_bound_trains_the_variance_only():
     schedule, x0 = linear(), 0.5 * jnp.ones((4, 2, 2, 3))
 
@@ -121,7 +121,7 @@ def start(seed=0):
     return TrainState(weights, weights, optimizer.init(weights), jnp.zeros((), int)), step
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_one_batch_is_learnt_and_a_cut_run_is_the_whole_run():
     x0 = jnp.broadcast_to(jnp.tanh(jax.random.normal(jax.random.key(3), (8, 1, 1, 3))), (8, 8, 8, 3))
     state, step = start()
@@ -139,7 +139,7 @@ def test_one_batch_is_learnt_and_a_cut_run_is_the_whole_run():
     jax.tree.map(np.testing.assert_array_equal, again, state)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_weight_gradients_equal_finite_differences():
     """Training through the rewritten convolution: a wrong weight gradient would fail silently."""
     abstract: Any = nnx.eval_shape(lambda: UNet(TINY, rngs=nnx.Rngs(0)))

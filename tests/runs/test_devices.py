@@ -27,7 +27,7 @@ def test_missing_devices_are_named(monkeypatch, start, failure):
         start()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("command", [["jaxdiff", "restore", "photo.png", "--mask", "photo.png"], ["experiments.train"]])
 def test_a_command_says_so_and_writes_nothing(tmp_path, command):
     write_image(tmp_path / "photo.png", np.full((8, 8, 3), 0.5, np.float32))

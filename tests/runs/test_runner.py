@@ -137,7 +137,7 @@ def test_damage_and_divergence_are_one_sentence(tmp_path):
         (tmp_path / name).unlink()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_start_of_ones_own_is_kept_too(tmp_path):
     prior, _ = small_problem()
     console, store = Console(quiet=True), tmp_path / "run.npz"

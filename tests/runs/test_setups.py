@@ -60,7 +60,7 @@ def test_large_images_take_the_settings_of_the_reports():
         assert set_up("score-ald", task, Identity()).sampler.gamma_clean == SMALL_GAMMA[task][0] / 4
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_blur_is_fitted_as_well_as_its_noise_allows():
     prior = white(8, 8, 3)
     measurement = measure(jax.random.key(1), GaussianBlur(1.2), prior.sample(jax.random.key(0)), SIGMA_Y)

@@ -87,7 +87,7 @@ def test_new_numbers_cost_no_trace(name):
     assert len(TRACED) == traced
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @every_sampler
 def test_a_step_keeps_all_types_in_double_precision(name):
     """With `JAX_ENABLE_X64`, as a scan asks, under observation too."""

@@ -38,7 +38,7 @@ def chain_moments(prior: GaussianPrior, times, eta=None):
     return mean, variance
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize(("name", "eta"), [("ddpm", None), ("ddim0", 0.0), ("ddim5", 0.5), ("ddim1", 1.0)])
 def test_prior_sampling_has_the_chains_exact_moments(name, eta):
     prior, times, n = gaussian_prior(), time_grid(1000, 50), 512
@@ -60,7 +60,7 @@ def unguided():
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("sampler", unguided(), ids=lambda sampler: type(sampler).__name__)
 def test_no_guidance_is_exactly_ddpm(sampler):
     ddpm, x_t = sampler_of("ddpm"), jax.random.normal(jax.random.key(9), SHAPE)
@@ -71,7 +71,7 @@ def test_no_guidance_is_exactly_ddpm(sampler):
     np.testing.assert_allclose(*ends, atol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_guided_samplers_approach_the_data():
     prior, measurement = small_problem()
     keys, times = jax.random.split(KEY, 3), time_grid(1000, 250)

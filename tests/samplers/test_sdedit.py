@@ -19,7 +19,7 @@ def test_a_chain_starts_at_the_perturbed_measurement():
     assert (jnp.abs(starts.var(0) / sigma_t**2 - 1) / (2 / n) ** 0.5).max() < 4.5
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_from_the_noise_of_the_measurement_it_draws_from_the_posterior():
     """With independent Gaussian pixels the posterior of denoising is known: 88 steps reach 97 % of its variance."""
     prior, sigma_y, n = gaussian_prior(), 0.3, 500

@@ -74,6 +74,7 @@ def test_what_lies_before_a_rise_is_forgotten():
     np.testing.assert_array_equal(again, anew)
 
 
+@pytest.mark.thorough
 def test_a_chain_may_start_from_an_estimate():
     """The state is the solver's own."""
     prior, measurement = small_problem()
