@@ -112,12 +112,12 @@ def pinv(
     maxiter: int = 100,
     tol: float = 1e-6,
 ) -> Callable[[Array], Array]:
-    """Returns `y -> A^+ y`: the operator's closed form or singular system, or conjugate gradients on `A A^T`.
+    """Returns `y -> A^+ y`: the operator's closed form or singular system, or conjugate gradients on `A^T A`.
 
     Args:
         operator: linear.
         x_like: an array, or shape and dtype, of the operator's input.
-        ridge: added to the diagonal of `A A^T`; not zero asks for conjugate gradients whatever the operator offers.
+        ridge: added to the diagonal of `A^T A`; not zero asks for conjugate gradients whatever the operator offers.
         maxiter: iterations of conjugate gradients.
         tol: relative residual at which they stop.
     """
@@ -127,8 +127,9 @@ def pinv(
     if isinstance(operator, SpectralOperator) and ridge == 0:
         return lambda y: _spectral_pinv(operator, y, x_like.shape, tol)
     transpose = adjoint(operator, x_like)
-    normal = lambda u: operator(transpose(u)) + ridge * u
-    return lambda y: transpose(cg(normal, y, maxiter=maxiter, tol=tol)[0])
+    # Not on A A^T, whose system has no solution for the noise of data that are not independent of each other.
+    normal = lambda x: transpose(operator(x)) + ridge * x
+    return lambda y: cg(normal, transpose(y), maxiter=maxiter, tol=tol)[0]
 
 
 def _spectral_pinv(
