@@ -94,7 +94,8 @@ def test_fast_dips_takes_the_published_iterations(name: str, t: int) -> None:
     matrix, y = as_real(np.asarray(OPERATORS[name].matrix)), as_real(np.ravel(measurement.y)).astype(np.float64)
     alpha_bar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))[t]
     precision = alpha_bar / (1 - alpha_bar)
-    radius = 0.3 * np.sqrt(np.count_nonzero(np.abs(matrix).sum(1)))
+    # Imaginary parts that are zero for every image have noise too.
+    radius = 0.3 * np.sqrt(len(y) if name == "waves" else np.count_nonzero(matrix.any(1)))
 
     def ball(v: np.ndarray) -> np.ndarray:
         return y + (v - y) * min(1.0, radius / np.linalg.norm(v - y))

@@ -246,12 +246,16 @@ def test_what_is_refused():
     prior, photons = gaussian_prior(), of(Identity(), PoissonNoise(40.0))
     with pytest.raises(ValueError, match="needs a mask, and Sums is none"):
         RePaint(prior, of(Sums()))
-    for make in (MCG, PnPDM):
+    for make in (lambda given: MCG(prior, given, 0.1), lambda given: PnPDM(prior, given)):
         with pytest.raises(ValueError, match="needs a linear operator, and Saturation is not"):
-            make(prior, of(Saturation()), **({"zeta": 0.1} if make is MCG else {}))
+            make(of(Saturation()))
     for make in (DAPS, PnPDM):
         with pytest.raises(ValueError, match="Gaussian noise"):
             make(prior, photons)
-    for make, wrong in ((LGD, {"num_images": 0}), (DAPS, {"ode_steps": 0}), (PnPDM, {"prior_steps": 0})):
+    for make in (
+        lambda: LGD(*MASK.given, num_images=0),
+        lambda: DAPS(*MASK.given, ode_steps=0),
+        lambda: PnPDM(*MASK.given, prior_steps=0),
+    ):
         with pytest.raises(ValueError, match="must be at least 1"):
-            make(*MASK.given, **wrong)
+            make()
