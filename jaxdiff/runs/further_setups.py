@@ -19,11 +19,16 @@ def mpgd(setup: Setup) -> Run:
     return Run(sampler, setup.times, {"zeta": zeta, "eta": sampler.eta})
 
 
+DSG_RHO = 0.4
+"""DSG's weight of the data: residuals of 0.95 and 1.02 times the noise in 100 steps on Gaussian posteriors, 92 % of the
+pixels known and a blur. With 0.3 they are 1.57 and 1.05, with 0.5 0.55 and 1.00. It takes more than 25 steps."""
+
+
 def dsg(setup: Setup) -> Run:
-    """With the weight of the data that it has by default."""
+    """With a weight of the data that suits their noise."""
     from jaxdiff.samplers import DSG
 
-    sampler = DSG(setup.prior, setup.measurement)
+    sampler = DSG(setup.prior, setup.measurement, DSG_RHO)
     return Run(sampler, setup.times, {"rho": sampler.rho, "eta": sampler.eta})
 
 

@@ -190,9 +190,9 @@ METHODS: dict[str, Method] = {
         "DiffPIR", guided_estimate("DiffPIR"), flags=("integrator",), bench={"DiffPIR": HyperParameters()}
     ),
     "ddrm": Method("DDRM", ddrm, bench={"DDRM": HyperParameters()}),
-    "mpgd": Method("MPGD", mpgd, flags=("zeta",), **_ZETA_ADVICE, bench={"MPGD": HyperParameters()}),
+    "mpgd": Method("MPGD", mpgd, flags=("zeta",), **_ZETA_ADVICE, bench={"MPGD": HyperParameters(zeta=0.75)}),
     "dsg": Method("DSG", dsg, bench={"DSG": HyperParameters()}),
-    "lgd": Method("LGD", lgd, flags=("zeta",), **_ZETA_ADVICE, bench={"LGD": HyperParameters()}),
+    "lgd": Method("LGD", lgd, flags=("zeta",), **_ZETA_ADVICE, bench={"LGD": HyperParameters(zeta=0.5)}),
     "mcg": Method("MCG", mcg, flags=("zeta",), bench={"MCG": HyperParameters()}),
     "repaint": Method("RePaint", repaint, bench={"RePaint": HyperParameters()}),
     "daps": Method("DAPS", daps, bench={"DAPS": HyperParameters()}),

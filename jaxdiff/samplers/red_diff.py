@@ -13,6 +13,9 @@ from jaxdiff.operators.base import is_linear
 from jaxdiff.priors.denoiser import Prediction, Prior, Time
 from jaxdiff.pytree import Number, pytree
 
+RIDGE = 0.01
+"""What damps singular values below 0.1 in the image that a chain starts from."""
+
 
 class Optimised(NamedTuple):
     """The state of a chain of `REDDiff`.
@@ -35,8 +38,8 @@ class REDDiff:
         + \lambda r_t \frac{\hat\epsilon(x_t) - \epsilon}{n}\right), \qquad
         x_t = \alpha_t \mu + \sigma_t \epsilon, \quad r_t = \sigma_t / \alpha_t
 
-    for `m` values of `y` and `n` of an image, with fresh noise `eps` in every step, from `A^+ y` on (from 0 where `A`
-    is not linear). It finds one image, and no spread: chains differ only by their noise. The state is that image, clean
+    for `m` values of `y` and `n` of an image, with fresh noise `eps` in every step, from
+    `(A^T A + 0.01 I)^{-1} A^T y` on (from 0 where `A` is not linear). It finds one image, and no spread: chains differ only by their noise. The state is that image, clean
     at all times; where time rises it stays as it is.
 
     A step costs one network call, forward only, and one gradient of the operator.
@@ -51,6 +54,9 @@ class REDDiff:
     Raises:
         ValueError: if the measurement is not of images of the prior's shape.
 
+    Deviations:
+        The authors start at `A^+ y`, whose noise is without bound where `A` is a blur.
+
     References:
         Mardani et al., 2023, https://arxiv.org/abs/2305.04391, algorithm 1.
     """
@@ -64,10 +70,10 @@ class REDDiff:
         self.measurement.check(self.prior.image_shape)
 
     def init(self, key: PRNGKeyArray, t: Time) -> Optimised:
-        """Starts at the pseudo-inverse of the data, whatever the time."""
+        """Starts at the damped pseudo-inverse of the data, whatever the time."""
         start, operator = jnp.zeros(self.prior.image_shape), self.measurement.operator
         if is_linear(operator, start):
-            start = pinv(operator, start)(self.measurement.y).astype(start.dtype)
+            start = pinv(operator, start, ridge=RIDGE)(self.measurement.y).astype(start.dtype)
         return self.from_image(start)
 
     def from_image(self, x: Float[Array, "h w c"]) -> Optimised:

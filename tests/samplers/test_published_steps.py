@@ -1,6 +1,7 @@
 """One step of a method beside its published loop in NumPy: dense matrices, derivatives by hand, the same noise."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import jax
@@ -136,18 +137,26 @@ STEPS: dict[str, tuple[Callable[[], Any], Callable[[], np.ndarray]]] = {
 }
 
 
+@cache
+def taken() -> dict[str, np.ndarray]:
+    """A step of every sampler, in one program."""
+    samplers = {name: make() for name, (make, _) in STEPS.items()}
+    step_all = jax.jit(lambda samplers: {name: one.step(KEY, X_T, T, S)[0] for name, one in samplers.items()})
+    return {name: vector(x_s) for name, x_s in step_all(samplers).items()}
+
+
 @pytest.mark.parametrize("name", STEPS)
 def test_a_step_is_the_published_one(name):
-    make, restated = STEPS[name]
-    np.testing.assert_allclose(vector(step(make(), KEY, X_T, T, S)), restated(), atol=1e-4)
+    np.testing.assert_allclose(taken()[name], STEPS[name][1](), atol=1e-4)
 
 
 def test_the_steps_of_red_diff_are_adams_on_its_loss():
-    """Two of them, so that Adam has something to remember."""
+    """From the damped pseudo-inverse on; two of them, so that Adam has something to remember."""
     sampler, matrix, y = REDDiff(*MASK.given, lambda_=0.3, rate=0.2), MASK.matrix, MASK.y
     state = sampler.init(KEY, T)
     mean = vector(sampler.image(state))
-    np.testing.assert_allclose(matrix @ mean, y, atol=1e-6)
+    start = np.linalg.solve(matrix.T @ matrix + 0.01 * np.eye(len(mean)), matrix.T @ y)
+    np.testing.assert_allclose(mean, start, atol=1e-5)
     first, second = np.zeros_like(mean), np.zeros_like(mean)
     for count, (t, key) in enumerate([(600, KEY), (300, jax.random.key(1))], 1):
         noise, a = normal(key=key), ALPHA_BAR[t]
@@ -166,8 +175,8 @@ def test_the_steps_of_red_diff_are_adams_on_its_loss():
     "name",
     [
         "circular blur",
-        "blur",
-        *(pytest.param(name, marks=pytest.mark.thorough) for name in ("random", "sums", "waves", "fourier")),
+        "sums",
+        *(pytest.param(name, marks=pytest.mark.thorough) for name in ("random", "blur", "waves", "fourier")),
     ],
 )
 def test_pnp_dm_draws_exactly_what_fits_image_and_data(name):
