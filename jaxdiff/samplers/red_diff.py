@@ -39,8 +39,8 @@ class REDDiff:
         x_t = \alpha_t \mu + \sigma_t \epsilon, \quad r_t = \sigma_t / \alpha_t
 
     for `m` values of `y` and `n` of an image, with fresh noise `eps` in every step, from
-    `(A^T A + 0.01 I)^{-1} A^T y` on (from 0 where `A` is not linear). It finds one image, and no spread: chains differ only by their noise. The state is that image, clean
-    at all times; where time rises it stays as it is.
+    `(A^T A + 0.01 I)^{-1} A^T y` on (from 0 where `A` is not linear). It finds one image, and no spread: chains differ
+    only by their noise. The state is that image, clean at all times; where time rises it stays as it is.
 
     A step costs one network call, forward only, and one gradient of the operator.
 
