@@ -120,7 +120,7 @@ def annealed_times(
 
     >>> from jaxdiff.schedule import linear
     >>> annealed_times(linear(), 5)
-    array([675, 523, 353, 205, 107,  -1])
+    array([674, 534, 368, 200,  88,  -1])
     """
     alpha, sigma = schedule(np.arange(schedule.num_times))
     levels = np.geomspace(largest, smallest, num_steps)
