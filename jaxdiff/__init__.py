@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from jaxdiff import chains, faces, guidance, images, metrics, networks, operators, priors, samplers
     from jaxdiff.chains.many import sample_many, sample_segments
     from jaxdiff.chains.memory import plan
-    from jaxdiff.guidance import DDNM, MMPS, TMPD, DiffPIR, PiGDM
+    from jaxdiff.guidance import DDNM, FASTDIPS, MMPS, TMPD, DiffPIR, PiGDM
     from jaxdiff.measurement import Measurement, measure
     from jaxdiff.metrics import lpips
     from jaxdiff.metrics.diagnosis import Diagnose, Diagnosis, Verdict, verdict
@@ -21,16 +21,26 @@ if TYPE_CHECKING:
     from jaxdiff.priors.storage import load_prior
     from jaxdiff.priors.tweedie import tweedie_variance
     from jaxdiff.samplers import (
+        DAPS,
         DDIM,
         DDPM,
         DDRM,
         DPS,
+        DSG,
+        LGD,
+        MCG,
+        MPGD,
         DPMSolver,
         DPSLikelihood,
         DPSNorm,
         Heun,
+        PnPDM,
+        REDDiff,
+        RePaint,
         ScoreALD,
         SDEdit,
+        annealed_times,
+        repaint_times,
         scale_gamma,
         scale_zeta,
     )
@@ -43,7 +53,7 @@ _WINGS = ("chains", "faces", "guidance", "images", "metrics", "networks", "opera
 _HOME = {
     "chains.many": ("sample_many", "sample_segments"),
     "chains.memory": ("plan",),
-    "guidance": ("DDNM", "DiffPIR", "MMPS", "PiGDM", "TMPD"),
+    "guidance": ("DDNM", "DiffPIR", "FASTDIPS", "MMPS", "PiGDM", "TMPD"),
     "measurement": ("Measurement", "measure"),
     "metrics.diagnosis": ("Diagnose", "Diagnosis", "Verdict", "verdict"),
     "noise": ("GaussianNoise", "HeteroscedasticNoise", "PoissonGaussianNoise", "PoissonNoise"),
@@ -54,6 +64,16 @@ _HOME = {
     "priors.storage": ("PriorError", "load_prior"),
     "priors.tweedie": ("tweedie_variance",),
     "samplers": (
+        "DAPS",
+        "DSG",
+        "LGD",
+        "MCG",
+        "MPGD",
+        "PnPDM",
+        "REDDiff",
+        "RePaint",
+        "annealed_times",
+        "repaint_times",
         "DDIM",
         "DDPM",
         "DDRM",
@@ -74,12 +94,18 @@ _NAMES = {name: home for home, names in _HOME.items() for name in names}
 _MODULES = {"exact": "priors.exact", "lpips": "metrics.lpips", **{wing: wing for wing in _WINGS}}
 
 __all__ = [
+    "DAPS",
     "DDIM",
     "DDNM",
     "DDPM",
     "DDRM",
     "DPS",
+    "DSG",
+    "FASTDIPS",
+    "LGD",
+    "MCG",
     "MMPS",
+    "MPGD",
     "TMPD",
     "DPMSolver",
     "DPSLikelihood",
@@ -95,14 +121,18 @@ __all__ = [
     "Measurement",
     "MixturePrior",
     "PiGDM",
+    "PnPDM",
     "PoissonGaussianNoise",
     "PoissonNoise",
     "Prediction",
     "PriorError",
+    "REDDiff",
+    "RePaint",
     "SDEdit",
     "Schedule",
     "ScoreALD",
     "Verdict",
+    "annealed_times",
     "chains",
     "exact",
     "faces",
@@ -117,6 +147,7 @@ __all__ = [
     "plan",
     "preset",
     "priors",
+    "repaint_times",
     "sample",
     "sample_many",
     "sample_segments",

@@ -6,7 +6,7 @@ import getpass
 import inspect
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
@@ -205,6 +205,15 @@ SAMPLERS: dict[str, Callable[[Any, Measurement], Any]] = {
     "no image measured": lambda prior, measurement: DDPM(PiGDM(prior, of(Sums()))),
     "no image as state": lambda prior, measurement: Momentum(prior),
 }
+
+
+OTHERS = ("mpgd", "dsg", "lgd", "mcg", "repaint", "daps", "red-diff", "pnp-dm", "fast-dips")
+"""Rows whose laws only the whole check runs; each has quick tests of its own."""
+
+
+def with_marks(names: Iterable[str]) -> list[Any]:
+    """Marks the rows that only the whole check runs, for `pytest.mark.parametrize`."""
+    return [pytest.param(name, marks=pytest.mark.thorough) if name in OTHERS else name for name in names]
 
 
 @cache

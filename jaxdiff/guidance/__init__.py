@@ -2,8 +2,9 @@
 
 from jaxdiff.guidance.ddnm import DDNM
 from jaxdiff.guidance.diffpir import DiffPIR
+from jaxdiff.guidance.fast_dips import FASTDIPS
 from jaxdiff.guidance.mmps import MMPS
 from jaxdiff.guidance.pigdm import PiGDM
 from jaxdiff.guidance.tmpd import TMPD
 
-__all__ = ["DDNM", "MMPS", "TMPD", "DiffPIR", "PiGDM"]
+__all__ = ["DDNM", "FASTDIPS", "MMPS", "TMPD", "DiffPIR", "PiGDM"]

@@ -6,8 +6,8 @@ from typing import Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.core import Tracer
-from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, Float
 
 
@@ -112,29 +112,63 @@ def pinv(
     maxiter: int = 100,
     tol: float = 1e-6,
 ) -> Callable[[Array], Array]:
-    """Returns `y -> A^+ y`: the operator's closed form or singular system, or conjugate gradients on `A A^T`.
+    """Returns `y -> A^+ y`: the operator's closed form or singular system, or conjugate gradients.
 
     Args:
         operator: linear.
         x_like: an array, or shape and dtype, of the operator's input.
-        ridge: added to the diagonal of `A A^T`; not zero asks for conjugate gradients whatever the operator offers.
-        maxiter: iterations of conjugate gradients.
-        tol: relative residual at which they stop.
+        ridge: added to the diagonal of `A^T A`; not zero asks for conjugate gradients whatever the operator offers.
+        maxiter: iterations of conjugate gradients, which have no reverse-mode derivative.
+        tol: stops them where the residual `r` is this share of `y`, or `||A^T r|| / ||r||` this share of what it was.
     """
     own = getattr(operator, "pinv", None)
     if own is not None and ridge == 0:
         return own
     if isinstance(operator, SpectralOperator) and ridge == 0:
-        return lambda y: _spectral_pinv(operator, y, x_like.shape, tol)
-    transpose = adjoint(operator, x_like)
-    normal = lambda u: operator(transpose(u)) + ridge * u
-    return lambda y: transpose(cg(normal, y, maxiter=maxiter, tol=tol)[0])
+        return lambda y: _spectral_pinv(operator, y, x_like.shape)
+    return lambda y: _least_squares(operator, y, x_like, ridge, maxiter, tol)
 
 
-def _spectral_pinv(
-    operator: SpectralOperator, y: Array, image_shape: tuple[int, ...], tol: float
+def _least_squares(
+    operator: Operator,
+    y: Array,
+    x_like: Float[Array, "h w c"] | jax.ShapeDtypeStruct,
+    ridge: float,
+    maxiter: int,
+    tol: float,
 ) -> Float[Array, "h w c"]:
+    """Minimises `||y - A x||^2 + ridge ||x||^2` from zero on, by conjugate gradients that keep the residual of `y`.
+
+    Those on `A A^T` would not do: that system has no solution for data that depend on each other, as those of a `Stack`
+    do, and have noise. Those on `A^T A` alone lose small singular values to rounding.
+    """
+    transpose, y = adjoint(operator, x_like), jnp.asarray(y, jax.eval_shape(operator, x_like).dtype)
+
+    def iterate(at: tuple[Array, ...]) -> tuple[Array, ...]:
+        i, x, residual, direction, squared = at
+        seen = operator(direction)
+        curvature = jnp.sum(jnp.abs(seen) ** 2) + ridge * jnp.sum(direction**2)
+        length = squared / jnp.where(curvature > 0, curvature, 1.0)
+        x, residual = x + length * direction, residual - length * seen
+        gradient = transpose(residual) - ridge * x
+        after = jnp.sum(gradient**2)
+        return i + 1, x, residual, gradient + after / squared * direction, after
+
+    gradient = transpose(y)
+    squared = jnp.sum(gradient**2)
+    of_y = jnp.sum(jnp.abs(y) ** 2)
+
+    def go_on(at: tuple[Array, ...]) -> Array:
+        i, _, residual, _, gradient_squared = at
+        left = jnp.sum(jnp.abs(residual) ** 2)
+        return (i < maxiter) & (left > tol**2 * of_y) & (gradient_squared * of_y > tol**2 * squared * left)
+
+    start = (jnp.int32(0), jnp.zeros_like(gradient), y, gradient, squared)
+    return lax.while_loop(go_on, iterate, start)[1]
+
+
+def _spectral_pinv(operator: SpectralOperator, y: Array, image_shape: tuple[int, ...]) -> Float[Array, "h w c"]:
     h, w, c = image_shape
     values = operator.singular_values((h, w, c))
-    kept = values > tol * jnp.max(values)
+    kept = values > 1e-6 * jnp.max(values)
     return operator.from_spectrum(jnp.where(kept, operator.data_spectrum(y) / jnp.where(kept, values, 1.0), 0.0))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from jaxdiff.errors import UnsuitableMethod, UserError, check_name
+from jaxdiff.runs.further_setups import daps, dsg, lgd, mcg, mpgd, pnp_dm, red_diff, repaint
 from jaxdiff.runs.setup import DEFAULTS, PHOTO_METHODS, TASKS, HyperParameters, Run, Setup
 from jaxdiff.runs.setups import (
     PRIOR_VARIANCE,
@@ -189,6 +190,17 @@ METHODS: dict[str, Method] = {
         "DiffPIR", guided_estimate("DiffPIR"), flags=("integrator",), bench={"DiffPIR": HyperParameters()}
     ),
     "ddrm": Method("DDRM", ddrm, bench={"DDRM": HyperParameters()}),
+    "mpgd": Method("MPGD", mpgd, flags=("zeta",), **_ZETA_ADVICE, bench={"MPGD": HyperParameters(zeta=0.75)}),
+    "dsg": Method("DSG", dsg, bench={"DSG": HyperParameters()}),
+    "lgd": Method("LGD", lgd, flags=("zeta",), **_ZETA_ADVICE, bench={"LGD": HyperParameters(zeta=0.5)}),
+    "mcg": Method("MCG", mcg, flags=("zeta",), bench={"MCG": HyperParameters()}),
+    "repaint": Method("RePaint", repaint, bench={"RePaint": HyperParameters()}),
+    "daps": Method("DAPS", daps, bench={"DAPS": HyperParameters()}),
+    "red-diff": Method("REDDiff", red_diff, bench={"REDDiff": HyperParameters()}),
+    "pnp-dm": Method("PnPDM", pnp_dm, bench={"PnPDM": HyperParameters()}),
+    "fast-dips": Method(
+        "FASTDIPS", guided_estimate("FASTDIPS"), flags=("integrator",), bench={"FASTDIPS": HyperParameters()}
+    ),
 }
 """All methods, by the name that a user types."""
 

@@ -9,7 +9,9 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
+from jaxdiff.measurement import Measurement
 from jaxdiff.priors.denoiser import Prediction, Prior, Time
+from jaxdiff.pytree import Number
 from jaxdiff.schedule import Schedule
 
 State = TypeVar("State")
@@ -242,6 +244,18 @@ def ancestral_step(
     return fall_or_renoise(schedule, key, x_t, t, s, fall)
 
 
+def ddim_moments(
+    schedule: Schedule, x_t: Float[Array, "h w c"], x0_hat: Float[Array, "h w c"], t: Time, s: Time, eta: Number
+) -> tuple[Float[Array, "h w c"], Float[Array, ""]]:
+    """Returns mean and standard deviation of DDIM's step from `t` down to `s`."""
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
+    eps_hat = (x_t - alpha_t * x0_hat) / sigma_t
+    variance = eta**2 * schedule.posterior_variance(t, s)
+    # Rounding can take the difference below zero where sigma_s is small.
+    mean = alpha_s * x0_hat + jnp.sqrt(jnp.maximum(sigma_s**2 - variance, 0.0)) * eps_hat
+    return mean, jnp.sqrt(variance)
+
+
 def guided_step(
     schedule: Schedule,
     key: PRNGKeyArray,
@@ -254,3 +268,31 @@ def guided_step(
     """Takes an ancestral step and adds `shift`, a pull towards the data; where time rises there is nothing to guide."""
     x_s = ancestral_step(schedule, key, x_t, prediction, t, s)
     return jnp.where(jnp.asarray(s) < t, x_s + shift, x_s)
+
+
+def residual_gradient(
+    prior: Prior, measurement: Measurement, x_t: Float[Array, "h w c"], t: Time
+) -> tuple[Float[Array, ""], Float[Array, "h w c"], Prediction]:
+    """Runs the network once, forward and back.
+
+    Returns:
+        `||y - A(x0_hat(x_t))||^2`, its gradient in `x_t`, and the prediction.
+    """
+
+    def squared_residual(x_t: Array) -> tuple[Array, Prediction]:
+        prediction = prior.predict(x_t, t)
+        return jnp.sum(jnp.abs(measurement.residual(prediction.x0_hat)) ** 2), prediction
+
+    (squared, prediction), gradient = jax.value_and_grad(squared_residual, has_aux=True)(x_t)
+    return squared, gradient, prediction
+
+
+def nested_time(t: Time, i: Time, num_steps: int) -> Int[Array, ""]:
+    """Returns the `i`-th of `num_steps` times that go evenly from `t` down to 0, and after them -1."""
+    return jnp.where(jnp.asarray(i) < num_steps, t - t * i // max(num_steps - 1, 1), -1)
+
+
+def divide(x: Float[Array, "..."], squared_length: Float[Array, ""]) -> Float[Array, "..."]:
+    """Returns `x / sqrt(squared_length)`, and zero where the length is zero."""
+    positive = squared_length > 0
+    return jnp.where(positive, x * jax.lax.rsqrt(jnp.where(positive, squared_length, 1.0)), 0.0)

@@ -1,12 +1,11 @@
 """Implicit sampling of the prior, in few steps."""
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxdiff.priors.denoiser import Prediction, Prior, Time
 from jaxdiff.pytree import Number, pytree
-from jaxdiff.samplers.base import ImageSampler, fall_or_renoise
+from jaxdiff.samplers.base import ImageSampler, ddim_moments, fall_or_renoise
 
 
 @pytree
@@ -39,11 +38,7 @@ class DDIM(ImageSampler):
         schedule, prediction = self.prior.schedule, self.prior.predict(x_t, t)
 
         def fall(t: Array, s: Array) -> Array:
-            (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
-            eps_hat = (x_t - alpha_t * prediction.x0_hat) / sigma_t
-            variance = self.eta**2 * schedule.posterior_variance(t, s)
-            # Rounding can take the difference below zero where sigma_s is small.
-            mean = alpha_s * prediction.x0_hat + jnp.sqrt(jnp.maximum(sigma_s**2 - variance, 0.0)) * eps_hat
-            return mean + jnp.sqrt(variance) * jax.random.normal(key, x_t.shape)
+            mean, std = ddim_moments(schedule, x_t, prediction.x0_hat, t, s, self.eta)
+            return mean + std * jax.random.normal(key, x_t.shape)
 
         return fall_or_renoise(schedule, key, x_t, t, s, fall), prediction

@@ -61,9 +61,7 @@ class DDRM(ImageSampler):
         operator = self.measurement.operator
         if not isinstance(operator, SpectralOperator):
             name = type(getattr(operator, "wrapped", operator)).__name__
-            raise ValueError(
-                f"this needs an operator with a known singular system, as masks have, and {name} has none."
-            )
+            raise ValueError(f"this needs an operator with a known singular system, as masks have; {name} has none.")
 
     def init(self, key: PRNGKeyArray, t: Time) -> Float[Array, "h w c"]:
         """Draws noise around the data of the directions that they know better than time `t`, and around 0."""

@@ -7,30 +7,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxdiff.measurement import Measurement
 from jaxdiff.priors.denoiser import Prediction, Prior, Time
 from jaxdiff.pytree import Number, pytree
-from jaxdiff.samplers.base import ImageSampler, guided_step
-
-
-def residual_gradient(
-    prior: Prior, measurement: Measurement, x_t: Float[Array, "h w c"], t: Time
-) -> tuple[Float[Array, ""], Float[Array, "h w c"], Prediction]:
-    """Runs the network once, forward and back.
-
-    Returns:
-        `||y - A(x0_hat(x_t))||^2`, its gradient in `x_t`, and the prediction.
-    """
-
-    def squared_residual(x_t: Array) -> tuple[Array, Prediction]:
-        prediction = prior.predict(x_t, t)
-        return jnp.sum(jnp.abs(measurement.residual(prediction.x0_hat)) ** 2), prediction
-
-    (squared, prediction), gradient = jax.value_and_grad(squared_residual, has_aux=True)(x_t)
-    return squared, gradient, prediction
-
-
-def divide(x: Float[Array, "..."], squared_length: Float[Array, ""]) -> Float[Array, "..."]:
-    """Returns `x / sqrt(squared_length)`, and zero where the length is zero."""
-    positive = squared_length > 0
-    return jnp.where(positive, x * jax.lax.rsqrt(jnp.where(positive, squared_length, 1.0)), 0.0)
+from jaxdiff.samplers.base import ImageSampler, divide, guided_step, residual_gradient
 
 
 @pytree

@@ -39,12 +39,12 @@ def draw(sampler, keys):
     return jax.vmap(lambda key: sampler.image(sample(sampler, key, TIMES)[0]))(keys)
 
 
-def write_on_devices(path: str) -> None:
-    """Draws everything with one sample on each device; runs in a process that has so many."""
+def write_on_devices(path: str, names: list[str]) -> None:
+    """Draws with one sample on each device; runs in a process that has so many."""
     mesh = jax.make_mesh((DEVICES,), ("seeds",), axis_types=(AxisType.Auto,))
     spread = NamedSharding(mesh, PartitionSpec("seeds"))
     keys = jax.device_put(KEYS, spread)
-    samples = {name: draw(make(), keys) for name, make in SUBJECTS.items()}
+    samples = {name: draw(SUBJECTS[name](), keys) for name in names}
     for name, drawn in samples.items():
         assert drawn.sharding.is_equivalent_to(spread, drawn.ndim), name
     arrays: dict[str, Any] = {name: np.asarray(drawn) for name, drawn in samples.items()}
@@ -96,10 +96,13 @@ def draw_together(name: str) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def on_devices(tmp_path_factory) -> dict[str, np.ndarray]:
-    """What a process that has many devices draws."""
+def on_devices(request, tmp_path_factory) -> dict[str, np.ndarray]:
+    """What a process that has many devices draws, of the rows that are tested."""
+    here = [item for item in request.session.items if item.path == request.path]
+    asked = {item.callspec.params.get("name") for item in here if hasattr(item, "callspec")}
+    names = [name for name in SUBJECTS if name in asked]
     path = tmp_path_factory.mktemp("devices") / "samples.npz"
-    command = f"from tests.chains.test_invariance import write_on_devices; write_on_devices({str(path)!r})"
+    command = f"from tests.chains.test_invariance import write_on_devices; write_on_devices({str(path)!r}, {names})"
     devices = f"--xla_force_host_platform_device_count={DEVICES}"
     flags = {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {devices}", "JAX_PLATFORMS": "cpu"}
     arguments, root = [sys.executable, "-c", command], Path(__file__).parents[2]

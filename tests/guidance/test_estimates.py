@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff import DDNM, DiffPIR, PoissonNoise
+from jaxdiff import DDNM, FASTDIPS, DiffPIR, PoissonNoise
 from jaxdiff.operators import BoxMask, Identity
 from jaxdiff.priors.denoiser import Prediction, Prior
 from jaxdiff.pytree import pytree
@@ -83,7 +83,45 @@ def test_ddnm_asks_an_operator_for_its_own_projection() -> None:
     assert prediction.unguided is not None
 
 
-@pytest.mark.parametrize("rule", [DDNM, DiffPIR])
+@pytest.mark.parametrize(
+    ("name", "t"), [("blur", 500), pytest.param("waves", 500, marks=pytest.mark.thorough), ("random", 5)]
+)
+def test_fast_dips_takes_the_published_iterations(name: str, t: int) -> None:
+    """ADMM in matrices: exact steps, the projection onto the ball of the noise, and the multiplier."""
+    measurement = of(OPERATORS[name].make(), 0.3)
+    rule = FASTDIPS(gaussian_prior(), measurement, rho=7.0, iterations=3, gradient_steps=2)
+    before, after, _ = both(rule, t)
+    matrix, y = as_real(np.asarray(OPERATORS[name].matrix)), as_real(np.ravel(measurement.y)).astype(np.float64)
+    alpha_bar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))[t]
+    precision = alpha_bar / (1 - alpha_bar)
+    # Imaginary parts that are zero for every image have noise too.
+    radius = 0.3 * np.sqrt(len(y) if name == "waves" else np.count_nonzero(matrix.any(1)))
+
+    def ball(v: np.ndarray) -> np.ndarray:
+        return y + (v - y) * min(1.0, radius / np.linalg.norm(v - y))
+
+    x, u = before, np.zeros(len(y))
+    p = ball(matrix @ x)
+    assert np.linalg.norm(matrix @ x - y) > radius
+    for _ in range(3):
+        for _ in range(2):
+            g = precision * (x - before) + 7.0 * matrix.T @ (matrix @ x - p + u)
+            x = x - g @ g / (precision * g @ g + 7.0 * np.sum((matrix @ g) ** 2)) * g
+        p = ball(matrix @ x + u)
+        u = u + matrix @ x - p
+    np.testing.assert_allclose(after, x, atol=1e-4)
+
+
+def test_fast_dips_finds_the_data_of_an_operator_that_is_not_linear() -> None:
+    """With the estimate's weight gone, the residual becomes as long as the noise."""
+    measurement = of(Saturation(), 0.1)
+    before, after, _ = both(FASTDIPS(gaussian_prior(), measurement, iterations=20, gradient_steps=5), 900)
+    ratios = [float(measurement.residual_ratio(jnp.asarray(x, jnp.float32).reshape(SHAPE))) for x in (before, after)]
+    assert ratios[0] > 3
+    assert ratios[1] == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("rule", [DDNM, DiffPIR, FASTDIPS])
 def test_one_forward_call_and_no_derivative_of_the_network(rule: type) -> None:
     """A network that cannot be differentiated will do."""
 
@@ -108,10 +146,11 @@ def test_one_forward_call_and_no_derivative_of_the_network(rule: type) -> None:
     assert len(calls) == 1
 
 
-@pytest.mark.parametrize("rule", [DDNM, DiffPIR])
+@pytest.mark.parametrize("rule", [DDNM, DiffPIR, FASTDIPS])
 def test_what_is_refused(rule: type) -> None:
-    """Operators that are not linear, and noise that is not Gaussian."""
-    with pytest.raises(ValueError, match="linear operator"):
-        rule(gaussian_prior(), of(Saturation(), SIGMA_Y))
+    """Operators that are not linear, but where a Jacobian will do, and noise that is not Gaussian."""
+    if rule is not FASTDIPS:
+        with pytest.raises(ValueError, match="linear operator"):
+            rule(gaussian_prior(), of(Saturation(), SIGMA_Y))
     with pytest.raises(ValueError, match="Gaussian noise"):
         rule(gaussian_prior(), of(Identity(), PoissonNoise(40.0)))

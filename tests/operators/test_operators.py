@@ -152,6 +152,18 @@ def test_the_pseudo_inverse_is_that_of_the_matrix(row):
     np.testing.assert_allclose(np.ravel(found), exact, atol=2e-2)
 
 
+@pytest.mark.parametrize(
+    "name", ["sums", *(pytest.param(name, marks=pytest.mark.thorough) for name in ("stack of box and grey", "waves"))]
+)
+def test_noise_that_no_image_explains_is_left_out_by_the_pseudo_inverse(name):
+    """Rows and columns have one total, and a real image's waves come in pairs; noise does not know."""
+    row, (x,) = OPERATORS[name], images(3)
+    clean = row.make()(x)
+    noisy = clean + 0.4 * jax.random.normal(jax.random.key(1), clean.shape, clean.dtype)
+    exact = np.linalg.pinv(as_real(np.asarray(row.matrix)), rcond=1e-5) @ as_real(np.ravel(noisy))
+    np.testing.assert_allclose(np.ravel(pinv(row.make(), x)(noisy)), exact, atol=1e-5)
+
+
 @pytest.mark.slow
 @spectral_rows
 def test_a_closed_pseudo_inverse_equals_conjugate_gradients(row):

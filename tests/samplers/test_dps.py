@@ -7,7 +7,7 @@ import pytest
 
 from jaxdiff import DDPM, DPS, DPSLikelihood, DPSNorm, Measurement, PoissonNoise, scale_zeta
 from jaxdiff.operators import Identity
-from jaxdiff.samplers.dps import residual_gradient
+from jaxdiff.samplers.base import residual_gradient
 from tests.conftest import SHAPE, SIGMA_Y, gaussian_prior, of, small_problem
 from tests.operators.conftest import OPERATORS
 

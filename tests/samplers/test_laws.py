@@ -7,11 +7,11 @@ import pytest
 
 from jaxdiff import Diagnose, sample_many
 from jaxdiff.samplers.base import Sampler, renoise
-from tests.conftest import RISING, SAMPLERS, SHAPE, TIMES, sampler_of, small_problem
+from tests.conftest import RISING, SAMPLERS, SHAPE, TIMES, sampler_of, small_problem, with_marks
 from tests.samplers.conftest import image_of, run
 
 KEYS = jax.random.split(jax.random.key(0), 3)
-every_sampler = pytest.mark.parametrize("name", SAMPLERS)
+every_sampler = pytest.mark.parametrize("name", with_marks(SAMPLERS))
 # Two programs round differently; a norm taken over the batch, or another noise, would differ in the first digit.
 ROUNDING = 5e-5
 
@@ -71,8 +71,12 @@ def test_times_may_rise_and_repeat_with_fresh_noise(name):
 @every_sampler
 @pytest.mark.parametrize(("t", "s"), [(300, 600), (-1, 400), (500, 500)])
 def test_where_time_rises_a_step_is_that_of_the_forward_process_and_nothing_is_guided(name, t, s):
+    """A clean image that is optimised, whatever the time, stays as it is."""
     sampler = sampler_of(name)
     before, after = start_and_step(sampler, KEYS, 300, t, s)
+    if name == "red-diff":
+        np.testing.assert_array_equal(after, before)
+        return
     np.testing.assert_allclose(after, later(sampler.prior.schedule, KEYS[1], before, t, s), atol=2e-6)
 
 
