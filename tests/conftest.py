@@ -119,7 +119,8 @@ def gaussian_prior() -> GaussianPrior:
 
 def abstract_network(config: NetworkConfig) -> Any:
     """A network without weights."""
-    return nnx.eval_shape(lambda: KINDS[PriorConfig(config).kind].network(config, rngs=nnx.Rngs(0)))
+    make: Any = KINDS[PriorConfig(config).kind].network
+    return nnx.eval_shape(lambda: make(config, rngs=nnx.Rngs(0)))
 
 
 def random_weights(config: NetworkConfig, seed: int = 0) -> dict[str, np.ndarray]:
