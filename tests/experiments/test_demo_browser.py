@@ -150,10 +150,9 @@ def test_a_run_that_ends_before_its_paint_has_left_the_browser_shows_nothing(pag
         page.locator("#source p", has_text="Face 3").wait_for()
         status = page.locator("#status p").inner_text()
     holding = False
-    with page.expect_response("**/queue/data*") as run:
+    with page.expect_response("**/queue/join*"):
         for route in held:
             route.continue_()
-    run.value.finished()
-    page.wait_for_timeout(500)
+    page.wait_for_timeout(3000)
     assert page.locator("#status p").inner_text() == status
     assert page.locator("#pictures img").count() == 0
