@@ -74,11 +74,7 @@ class Config:
 
 @dataclass
 class Ended:
-    """Which runs of a visitor are over.
-
-    Attributes:
-        at: those asked for up to this moment, in milliseconds of the browser's clock.
-    """
+    """Runs of a visitor that are over: those asked for up to a moment, in milliseconds of the browser's clock."""
 
     at: float = 0.0
 
@@ -214,8 +210,8 @@ def connect(on: Widgets, restorer: Restorer, offered: list[tuple[Photo, str]]) -
         ended.at = now
 
     quiet: Any = {"api_visibility": "private", "show_progress": "hidden"}
-    waiting = page.paragraph("waiting ...")
-    first = on.start.click(None, None, [on.status, on.asked], js=f"() => ['{waiting}', Date.now()]", **quiet)
+    said = f"() => ['{page.paragraph('waiting ...')}', Date.now()]"
+    first = on.start.click(None, None, [on.status, on.asked], js=said, **quiet)
     asked = [on.photo, on.ended, on.asked, on.editor, on.method, on.seeds, on.sigma_y, on.seed]
     running = first.then(restore, asked, [on.status, on.pictures, on.files], concurrency_limit=1, **quiet)
     shown = [on.photo, on.editor, on.source, on.status, on.pictures, on.files]
