@@ -39,10 +39,10 @@ from jaxtyping import config as jaxtyping_config
 
 from jaxdiff import DDIM, DDPM, DPS, MMPS, Denoiser, DPMSolver, DPSLikelihood, GaussianPrior, Heun, PiGDM, load_prior
 from jaxdiff.measurement import Measurement, measure
-from jaxdiff.networks.unet import UNet, UNetConfig
+from jaxdiff.networks.unet import UNetConfig
 from jaxdiff.noise import GaussianNoise, HeteroscedasticNoise, PoissonGaussianNoise, PoissonNoise
 from jaxdiff.operators import Identity
-from jaxdiff.priors.config import PriorConfig
+from jaxdiff.priors.config import KINDS, NetworkConfig, PriorConfig
 from jaxdiff.priors.denoiser import Prediction, Prior, WrappedPrior
 from jaxdiff.priors.gaussian import Diagonal
 from jaxdiff.priors.storage import save_prior, with_parameters
@@ -117,19 +117,28 @@ def gaussian_prior() -> GaussianPrior:
     return GaussianPrior(jnp.asarray(mean, jnp.float32), Diagonal(variance_map()), linear())
 
 
-def random_weights(config: UNetConfig, seed: int = 0) -> dict[str, np.ndarray]:
+def abstract_network(config: NetworkConfig) -> Any:
+    """A network without weights."""
+    make: Any = KINDS[PriorConfig(config).kind].network
+    return nnx.eval_shape(lambda: make(config, rngs=nnx.Rngs(0)))
+
+
+def random_weights(config: NetworkConfig, seed: int = 0) -> dict[str, np.ndarray]:
     """Weights of a network, none of them zero; far quicker than building it, which compiles every initialiser."""
-    network: Any = nnx.eval_shape(lambda: UNet(config, rngs=nnx.Rngs(0)))
     rng = np.random.default_rng(seed)
-    flat = nnx.to_flat_state(nnx.state(network, nnx.Param))
+    flat = nnx.to_flat_state(nnx.state(abstract_network(config), nnx.Param))
     return {".".join(map(str, path)): 0.1 * rng.normal(size=v.shape).astype(np.float32) for path, v in flat}
+
+
+def random_network(config: NetworkConfig) -> Any:
+    """A network with such weights."""
+    return with_parameters(abstract_network(config), random_weights(config))
 
 
 def network_prior() -> Denoiser:
     """A network whose attention, norms and convolutions could each mix up a batch."""
     config = UNetConfig(8, 8, (1,), 1, (8,), num_heads=2, out_channels=6, norm_groups=4)
-    network = with_parameters(nnx.eval_shape(lambda: UNet(config, rngs=nnx.Rngs(0))), random_weights(config))
-    return Denoiser(network, linear(), SHAPE, variance="learned_range")
+    return Denoiser(random_network(config), linear(), SHAPE, variance="learned_range")
 
 
 def network_sampler() -> DPS:

@@ -72,10 +72,19 @@ class Config:
     """Port to serve on."""
 
 
+@dataclass
+class Ended:
+    """Runs of a visitor that are over: those asked for up to a moment, in milliseconds of the browser's clock."""
+
+    at: float = 0.0
+
+
 class Widgets(NamedTuple):
     """The parts of the page that something happens to."""
 
     photo: Any
+    ended: Any
+    asked: Any
     examples: Any
     upload: Any
     source: Any
@@ -105,7 +114,8 @@ def build_page(restorer: Restorer) -> Any:
                 right = lay_out_right(restorer.method)
         limits = page.paragraph(LIMITS) if restorer.prior.any_size else ""
         gr.HTML(f"<footer>{limits}{page.paragraph(NOT_EVIDENCE)}</footer>")
-        connect(Widgets(gr.State(shown[0][0]), *left, *right), restorer, shown)
+        kept = [gr.State(shown[0][0]), gr.State(Ended()), gr.Number(0, visible="hidden")]
+        connect(Widgets(*kept, *left, *right), restorer, shown)
     return blocks
 
 
@@ -180,27 +190,38 @@ def connect(on: Widgets, restorer: Restorer, offered: list[tuple[Photo, str]]) -
             gr.Warning(str(error))
             return gr.skip(), gr.skip(), page.paragraph(str(error)), gr.skip(), gr.skip(), gr.skip()
 
-    def restore(photo: Photo, editor: Any, method: str, seeds: int, sigma_y: float, seed: int | None) -> Iterator[Any]:
+    def restore(
+        photo: Photo, ended: Ended, asked: float, editor: Any, method: str, seeds: int, sigma_y: float, seed: int | None
+    ) -> Iterator[Any]:
         hidden = painted(editor["layers"] if editor else [], photo.samples.shape[:2])
         question = Question(photo, hidden, method, seeds, float(sigma_y), seed or 0)
         try:
             for view in restorer.restorations(question, Path(mkdtemp(dir=os.environ["GRADIO_TEMP_DIR"]))):
+                if asked <= ended.at:
+                    yield gr.skip(), gr.skip(), gr.skip()
+                    return
                 files = gr.Files([str(path) for path in view.files] or None, visible=bool(view.files))
                 yield page.paragraph(view.status), to_html(view), files
         except UserError as error:
             gr.Warning(str(error))
             yield page.paragraph(str(error)), gr.skip(), gr.skip()
 
+    def end(ended: Ended, now: float) -> None:
+        ended.at = now
+
     quiet: Any = {"api_visibility": "private", "show_progress": "hidden"}
-    asked = [on.photo, on.editor, on.method, on.seeds, on.sigma_y, on.seed]
-    on.start.click(None, None, on.status, js=f"() => '{page.paragraph('waiting ...')}'", **quiet)
-    running = on.start.click(restore, asked, [on.status, on.pictures, on.files], concurrency_limit=1, **quiet)
+    said = f"() => ['{page.paragraph('waiting ...')}', Date.now()]"
+    first = on.start.click(None, None, [on.status, on.asked], js=said, **quiet)
+    asked = [on.photo, on.ended, on.asked, on.editor, on.method, on.seeds, on.sigma_y, on.seed]
+    running = first.then(restore, asked, [on.status, on.pictures, on.files], concurrency_limit=1, **quiet)
     shown = [on.photo, on.editor, on.source, on.status, on.pictures, on.files]
-    on.examples.select(choose, None, shown, cancels=[running], **quiet)
-    on.upload.upload(upload, on.upload, shown, cancels=[running], **quiet)
+    on.examples.select(choose, None, shown, **quiet)
+    on.upload.upload(upload, on.upload, shown, **quiet)
     on.editor.clear(on_canvas, on.photo, on.editor, **quiet)
-    stopped = on.stop.click(None, cancels=[running])
-    stopped.then(lambda: page.paragraph("Stopped."), None, on.status, queue=False, **quiet)
+    # The browser cancels only what it has sent: paint may still be on its way, so that the run also looks itself.
+    now, enders = "(ended, _) => [ended, Date.now()]", [on.stop.click, on.examples.select, on.upload.upload]
+    gr.on(enders, end, [on.ended, on.asked], None, js=now, cancels=[running], queue=False, **quiet)
+    on.stop.click(lambda: page.paragraph("Stopped."), None, on.status, queue=False, **quiet)
 
 
 def show(photo: Photo, source: str) -> tuple[Any, ...]:

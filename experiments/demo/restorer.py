@@ -38,6 +38,10 @@ prior `photos`."""
 GRADIENT_BYTES_PER_PIXEL = 960
 """The same for the other methods, at 512x512 pixels; larger pictures take less."""
 
+SECONDS_PER_PIXEL = 5.5e-6
+"""Time for a pixel of a sample in a step of the methods of `BYTES_PER_PIXEL`, on two free cores of a CPU, as
+`experiments.photos` measured it."""
+
 
 @dataclass(frozen=True)
 class Question:
@@ -165,8 +169,9 @@ class Restorer:
         run = make_run(question.method, "inpaint", fitted, measurement, self.steps)
         program = (question.seeds, len(run.times), _signature(run.sampler))
         state = "starting ..." if program in self.compiled else "compiling, the first time only ..."
-        yield View([], known, f"{name}, {_count(question.seeds, 'sample')} {size_text(problem)}: {state}")
         keys, num_steps = sample_keys(question.seed, question.seeds), len(run.times) - 1
+        size = size_text(problem, num_steps)
+        yield View([], known, f"{name}, {_count(question.seeds, 'sample')} {size}: {state}")
         residual, started = residual_text(measurement), time.monotonic()
         segment = max(num_steps // SNAPSHOTS, 1)
         observer = Diagnose(fitted.schedule, measurement)
@@ -226,11 +231,15 @@ def needed_memory(question: Question, fit: Fit) -> int:
     return question.seeds * h * w * BYTES_PER_PIXEL.get(question.method, GRADIENT_BYTES_PER_PIXEL)
 
 
-def size_text(problem: Posed) -> str:
-    """Returns of how many pixels the samples are, and what memory they need if that is much."""
-    needed = needed_memory(problem.question, problem.fit)
+def size_text(problem: Posed, num_steps: int) -> str:
+    """Returns of how many pixels the samples are, and what memory and time they need if that is much."""
+    question, (h, w) = problem.question, problem.fit.prior
+    needed = needed_memory(question, problem.fit)
     memory = f", in about {describe_bytes(needed)} of memory" if needed > 2**28 else ""
-    return f"of {pixels(*problem.fit.prior)} pixels{memory}"
+    known = isinstance(problem.fit, Window) and question.method in BYTES_PER_PIXEL
+    minutes = question.seeds * h * w * num_steps * SECONDS_PER_PIXEL / 60
+    time_needed = f", about {_count(round(minutes), 'minute')} on two cores of a CPU" if known and minutes > 1 else ""
+    return f"of {pixels(h, w)} pixels{memory}{time_needed}"
 
 
 def verdict_text(problem: Posed, x: Float[np.ndarray, "n h w 3"], diagnosis: Diagnosis) -> str:

@@ -27,6 +27,7 @@ from jaxdiff.operators import (
     Grey,
     Hadamard,
     HighDynamicRange,
+    Mask,
     PhaseRetrieval,
     Quantisation,
     RandomMask,
@@ -62,11 +63,12 @@ class ProblemKind:
 def _box(image_shape: Shape, key: PRNGKeyArray) -> tuple[Any, dict[str, Any]]:
     h, w, _ = image_shape
     sides = {"top": h // 4, "left": w // 4, "height": h // 2, "width": w // 2}
-    return BoxMask(**sides), sides
+    # Masks of all kinds are arrays here, so that the tasks share their programs.
+    return Mask(BoxMask(**sides).observed(jnp.zeros((h, w, 1)))), sides
 
 
 def _random(image_shape: Shape, key: PRNGKeyArray) -> tuple[Any, dict[str, Any]]:
-    return RandomMask(key, image_shape, RANDOM_KEEP), {"keep": RANDOM_KEEP}
+    return Mask(RandomMask(key, image_shape, RANDOM_KEEP).mask), {"keep": RANDOM_KEEP}
 
 
 def _blur(image_shape: Shape, key: PRNGKeyArray) -> tuple[Any, dict[str, Any]]:
@@ -117,7 +119,9 @@ def _spectrum(measurement: Measurement, image_shape: Shape) -> Array:
 
 MORE_PROBLEMS = {
     "strokes": ProblemKind(
-        "inpainting of strokes", "inpaint", lambda image_shape, key: (FreeFormMask(key, image_shape), {"strokes": 4})
+        "inpainting of strokes",
+        "inpaint",
+        lambda image_shape, key: (Mask(FreeFormMask(key, image_shape).mask), {"strokes": 4}),
     ),
     "motion": ProblemKind("motion deblurring", "deblur", _motion),
     "upscale": ProblemKind(

@@ -12,7 +12,7 @@ from PIL import Image
 
 from experiments.demo import __main__ as demo
 from experiments.demo.pictures import examples, painted, read_upload, to_canvas
-from experiments.demo.restorer import Question, Restorer, needed_memory, pose
+from experiments.demo.restorer import Question, Restorer, needed_memory, pose, size_text
 from experiments.shared.problems import load_truth
 from jaxdiff import load_prior
 from jaxdiff.errors import UserError
@@ -175,6 +175,18 @@ def test_more_than_the_page_samples_is_refused_before_it_starts(photos, monkeypa
     assert needed_memory(problem.question, problem.fit) == 4 * 49 * 49 * 90
     with pytest.raises(UserError, match=r"^5 samples of 49x49 pixels need about 1 MiB of memory, more than is free\."):
         pose(large(far, seeds=5), photos.prior)
+
+
+def test_memory_and_time_of_much_to_sample_are_said_before_it_starts(photos):
+    """Four samples of 800x1000 pixels and 90 bytes, 10 steps of 5.5 microseconds a pixel."""
+    hidden = np.zeros((800, 1000), bool)
+    hidden[0, 0] = hidden[-1, -1] = True
+    problem = pose(large(hidden), photos.prior)
+    assert size_text(problem, 10) == (
+        "of 1000x800 pixels, in about 275 MiB of memory, about 3 minutes on two cores of a CPU"
+    )
+    hidden[-1, -1] = False
+    assert size_text(pose(large(hidden), photos.prior), 10) == "of 49x49 pixels"
 
 
 def test_a_larger_photo_than_the_prior_is_cut_and_its_known_pixels_stay(restorer, tmp_path):

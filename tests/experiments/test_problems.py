@@ -51,6 +51,12 @@ def test_a_measurement_that_is_no_image_is_shown_as_one(name):
         assert np.unravel_index(problem.shown.sum(-1).argmax(), (16, 24)) == (8, 12)
 
 
+def test_tasks_of_inpainting_differ_in_numbers_only_so_that_they_share_their_programs():
+    made = [make_operator(name, (16, 24, 3), jax.random.key(0))[0] for name in ("box", "random", "strokes")]
+    alike = {(jax.tree.structure(operator), operator.mask.shape) for operator in made}
+    assert len(alike) == 1
+
+
 def test_a_setting_brings_its_own_noise_and_operator():
     """DAPS puts noise on hidden pixels, 70 % of them; DDRM has twice the level."""
     truth = jax.random.uniform(jax.random.key(0), (16, 24, 3), minval=-1, maxval=1)

@@ -7,12 +7,16 @@ import pytest
 
 from jaxdiff import DDIM, DDPM, DPMSolver, GaussianPrior, Heun, Measurement, measure, sample_many
 from jaxdiff.errors import UserError
+from jaxdiff.networks.ffdnet import FFDNetConfig
 from jaxdiff.operators import BlockMean, GaussianBlur, Identity, Mask
+from jaxdiff.priors.config import PriorConfig
 from jaxdiff.priors.gaussian import Diagonal
-from jaxdiff.runs.methods import HyperParameters, make_run
-from jaxdiff.runs.setup import INTEGRATORS
+from jaxdiff.priors.storage import load_prior, save_prior
+from jaxdiff.runs.methods import HyperParameters, best_method, default_steps, make_run
+from jaxdiff.runs.setup import INTEGRATORS, PHOTO_METHODS
 from jaxdiff.runs.setups import GAMMA, MATCHED_ZETA, SMALL_GAMMA, ZETA
 from jaxdiff.schedule import linear
+from tests.conftest import random_weights
 from tests.operators.conftest import Waves
 
 SIGMA_Y = 0.05
@@ -50,6 +54,18 @@ def test_any_integrator_takes_the_steps_of_a_guided_prior():
         assert made == [DDPM, DDIM, DPMSolver, Heun]
         with pytest.raises(UserError, match="integrator"):
             set_up(method, "inpaint", Identity(), integrator="euler")
+
+
+def test_a_denoiser_of_low_noise_takes_the_methods_of_photographs_whatever_its_folder_is_called(tmp_path):
+    config = PriorConfig(FFDNetConfig(8, 8, 2), target="x0", variance="fixed_small")
+    save_prior(tmp_path / "faces-32", random_weights(config.network), config)
+    prior = load_prior(tmp_path / "faces-32")
+    assert {task: best_method(task, prior) for task in PHOTO_METHODS} == PHOTO_METHODS
+    assert default_steps(prior) == 10
+    with pytest.raises(UserError, match="knows low noise only, which is not enough to colourise"):
+        best_method("colourise", prior)
+    of_all_times = white(8, 8, 3)
+    assert (best_method("inpaint", of_all_times), default_steps(of_all_times)) == ("dps", 250)
 
 
 def test_large_images_take_the_settings_of_the_reports():
