@@ -1,14 +1,10 @@
 """Guidance: a prior and a measurement in, a prior out, whose estimates are moved towards the data."""
 
-from collections.abc import Callable
-
 from jaxtyping import Array, Float
 
 from jaxdiff.measurement import Measurement
 from jaxdiff.priors.denoiser import Prediction, Time, WrappedPrior
-from jaxdiff.priors.tweedie import tweedie
-
-Product = Callable[[Float[Array, "h w c"]], Float[Array, "h w c"]]
+from jaxdiff.priors.tweedie import Product, tweedie
 
 
 class Guidance(WrappedPrior):

@@ -3,10 +3,11 @@
 from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, Float
 
-from jaxdiff.guidance.base import Guidance, Product
+from jaxdiff.guidance.base import Guidance
 from jaxdiff.measurement import Measurement
 from jaxdiff.operators import adjoint
 from jaxdiff.priors.denoiser import Prior, Time
+from jaxdiff.priors.tweedie import Product
 from jaxdiff.pytree import Number, pytree, static
 
 

@@ -7,6 +7,9 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxdiff.priors.denoiser import Prediction, Prior
 
+Product = Callable[[Float[Array, "h w c"]], Float[Array, "h w c"]]
+"""Of a matrix with an image."""
+
 
 def score(prior: Prior, x_t: Float[Array, "h w c"], t: Int[Array, ""] | int) -> Float[Array, "h w c"]:
     r"""Returns `grad log p(x_t)`, as :math:`(\alpha_t \hat x_0 - x_t) / \sigma_t^2`."""
@@ -14,9 +17,7 @@ def score(prior: Prior, x_t: Float[Array, "h w c"], t: Int[Array, ""] | int) -> 
     return (alpha_t * prior.predict(x_t, t).x0_hat - x_t) / sigma_t**2
 
 
-def tweedie(
-    prior: Prior, x_t: Float[Array, "h w c"], t: Int[Array, ""] | int
-) -> tuple[Prediction, Callable[[Float[Array, "h w c"]], Float[Array, "h w c"]]]:
+def tweedie(prior: Prior, x_t: Float[Array, "h w c"], t: Int[Array, ""] | int) -> tuple[Prediction, Product]:
     r"""Runs the network once; returns its prediction, and the product with the posterior covariance of `x0`.
 
     .. math::

@@ -19,6 +19,7 @@ from jaxdiff.runs.setups import (
     dps_norm,
     guided,
     guided_estimate,
+    matheron,
     score_ald,
     sdedit,
 )
@@ -184,6 +185,13 @@ METHODS: dict[str, Method] = {
         flags=("iterations", "integrator"),
         stronger="raise --iterations",
         bench={"MMPS": HyperParameters(iterations=5)},
+    ),
+    "matheron": Method(
+        "Matheron",
+        matheron,
+        flags=("iterations",),
+        stronger="raise --iterations",
+        bench={"Matheron": HyperParameters()},
     ),
     "ddnm": Method("DDNM", guided_estimate("DDNM"), flags=("integrator",), bench={"DDNM": HyperParameters()}),
     "diffpir": Method(

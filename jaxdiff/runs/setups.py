@@ -140,6 +140,16 @@ def dps_likelihood(setup: Setup) -> Run:
     )
 
 
+def matheron(setup: Setup) -> Run:
+    """With enough products of the covariance for photographs; `--iterations` are those of conjugate gradients."""
+    from jaxdiff.samplers import Matheron
+
+    asked = {} if setup.chosen.iterations is None else {"fits": setup.chosen.iterations}
+    sampler = Matheron(setup.prior, setup.noisy, **asked)
+    settings = {"draws": sampler.draws, "fits": sampler.fits, **setup.noise_settings}
+    return Run(sampler, setup.times, settings)
+
+
 def ddrm(setup: Setup) -> Run:
     """With the settings of the paper; without noise the data stay as they are."""
     from jaxdiff.samplers import DDRM

@@ -10,6 +10,7 @@ from jaxdiff.samplers.dps import DPS, DPSLikelihood, DPSNorm, scale_zeta
 from jaxdiff.samplers.dsg import DSG
 from jaxdiff.samplers.heun import Heun
 from jaxdiff.samplers.lgd import LGD
+from jaxdiff.samplers.matheron import Matheron
 from jaxdiff.samplers.mcg import MCG
 from jaxdiff.samplers.mpgd import MPGD
 from jaxdiff.samplers.pnp_dm import PnPDM, annealed_times
@@ -33,6 +34,7 @@ __all__ = [
     "DPSLikelihood",
     "DPSNorm",
     "Heun",
+    "Matheron",
     "PnPDM",
     "REDDiff",
     "RePaint",

@@ -4,12 +4,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxdiff.guidance.base import Product
 from jaxdiff.measurement import Measurement
 from jaxdiff.noise import HeteroscedasticNoise
 from jaxdiff.operators import adjoint
 from jaxdiff.priors.denoiser import Prediction, Prior, Time
-from jaxdiff.priors.tweedie import tweedie
+from jaxdiff.priors.tweedie import Product, tweedie
 from jaxdiff.pytree import pytree, static
 from jaxdiff.samplers.base import ImageSampler, ancestral_step
 
@@ -72,12 +71,11 @@ class Matheron(ImageSampler):
         self, key: PRNGKeyArray, x_t: Float[Array, "h w c"], t: Time, s: Time
     ) -> tuple[Float[Array, "h w c"], Prediction]:
         """Draws `x0`, then takes the ancestral step that leads to it."""
-        of_x0, of_step = jax.random.split(key)
         prediction, covariance = tweedie(self.prior, x_t, t)
         alpha_t, sigma_t = self.prior.schedule(t)
-        x0 = self.draw(of_x0, prediction.before_clip, covariance, (sigma_t / alpha_t) ** 2)
+        x0 = self.draw(jax.random.fold_in(key, 1), prediction.before_clip, covariance, (sigma_t / alpha_t) ** 2)
         drawn = Prediction(x0, unguided=prediction.before_guidance)
-        return ancestral_step(self.prior.schedule, of_step, x_t, drawn, t, s), drawn
+        return ancestral_step(self.prior.schedule, key, x_t, drawn, t, s), drawn
 
     def draw(
         self, key: PRNGKeyArray, x0_hat: Float[Array, "h w c"], covariance: Product, largest: Float[Array, ""]
