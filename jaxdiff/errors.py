@@ -82,7 +82,8 @@ def check_seed(seed: int) -> None:
 def check_name(name: str, known: Sequence[str], what: str) -> str:
     """Returns a name that is known; another ends the script with the nearest."""
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
+        # Of names that are as near, the one with the same letters: letters swap more often than they change.
+        near = sorted(difflib.get_close_matches(name, known), key=lambda other: sorted(other) != sorted(name))
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise UserError(f"unknown {what} {name!r}{hint}; known: {', '.join(known)}.")
     return name
