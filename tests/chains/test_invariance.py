@@ -150,7 +150,7 @@ def test_samples_on_eight_devices_are_those_of_single_chains(name, on_devices):
     np.testing.assert_allclose(on_devices[name], single, rtol=0, atol=bound)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_segments_on_eight_devices_are_those_on_one(on_devices):
     samples = draw_together("network")
     for name in ("given", "of the keys"):

@@ -68,7 +68,7 @@ def check_against_torch(config, size, run, seed=0):
     assert_close(actual_gradient, gradient)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.thorough) if n == "blocks" else n for n in SMALL])
 def test_stored_results_of_torch(name):
     """Runs where PyTorch is not installed, from the results that `golden/make_unet_parity.py` stored."""
     config = SMALL[name]

@@ -28,7 +28,7 @@ def both(rule: object, t: int) -> tuple[np.ndarray, np.ndarray, Prediction]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LINEAR)
-@pytest.mark.parametrize("t", [50, 500])
+@pytest.mark.parametrize("t", [pytest.param(50, marks=pytest.mark.thorough), 500])
 def test_diffpir_is_the_regularised_least_squares_solution(name: str, t: int) -> None:
     """The solution of the normal equations, written with the matrix of the operator."""
     measurement = of(OPERATORS[name].make(), 0.3)

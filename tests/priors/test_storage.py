@@ -28,10 +28,16 @@ def abstract() -> Any:
     return nnx.eval_shape(lambda: UNet(TINY, rngs=nnx.Rngs(0)))
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved") / "prior"
+    save_prior(folder, tiny_weights(), PriorConfig(TINY, source={"file": "x.pt"}))
+    return folder
+
+
 @pytest.fixture
-def prior(tmp_path):
-    save_prior(tmp_path / "prior", tiny_weights(), PriorConfig(TINY, source={"file": "x.pt"}))
-    return tmp_path / "prior"
+def prior(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "prior")
 
 
 @pytest.mark.slow
