@@ -38,7 +38,9 @@ def test_eigenvalues_above_the_bound_and_below_zero_count_as_the_bound_and_zero(
 def test_the_correction_solves_the_system(row):
     measurement = of(OPERATORS[row].make())
     r = measurement.y * measurement.observed
-    matrix, residual = as_real(OPERATORS[row].matrix), as_real(np.ravel(r))
+    dense = OPERATORS[row].matrix
+    assert dense is not None
+    matrix, residual = as_real(dense), as_real(np.ravel(r))
     system = matrix @ COVARIANCE @ matrix.T + SIGMA_Y**2 * np.eye(len(matrix))
     wanted = COVARIANCE @ matrix.T @ np.linalg.solve(system, residual)
     sampler = Matheron(gaussian_prior(), measurement, fits=150)
